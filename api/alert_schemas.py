@@ -1,0 +1,471 @@
+"""Requests and answers of alerts, groups and SLA: what validates them is what Swagger shows."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Annotated, Any, Literal
+from uuid import UUID
+
+from pydantic import BeforeValidator, Field, JsonValue, StringConstraints, field_validator, model_validator
+
+from api.parsing import Schema, check_json_value
+from api.schemas import (
+    AlertState,
+    Identifier,
+    IdentifierText,
+    Instant,
+    Notes,
+    Severity,
+    Text,
+    Timestamp,
+    split_words,
+)
+from alert_state_machine import Transition
+from alert_store import AlertFilter
+from alert_store import AlertReport as Report
+
+Resolution = Literal["fixed", "no_action", "false_positive", "duplicate"]
+Message = Annotated[Text, StringConstraints(min_length=1, max_length=2000)]
+MetricName = Annotated[Text, StringConstraints(max_length=200)]
+EXAMPLE_DEVICE = "3a9ccfce-9773-4c72-b905-6a850e961587"
+
+
+class AlertReport(Schema):
+    """What a machine or a person reports."""
+
+    model_config = {
+        "json_schema_extra": {
+            "examples": [
+                {
+                    "device_id": EXAMPLE_DEVICE,
+                    "severity": "critical",
+                    "message": "Temperature threshold exceeded",
+                    "metric": "temperature",
+                    "metadata": {"temperature": 85.5},
+                }
+            ]
+        }
+    }
+
+    device_id: Annotated[UUID, Field(strict=False)]
+    severity: Severity
+    message: Message
+    metadata: dict[str, JsonValue] = Field(default_factory=dict)
+    metric: MetricName | None = Field(None, description="else metadata.metric, else empty")
+    source: Annotated[Text, StringConstraints(max_length=200)] = ""
+    occurred_at: Instant | None = Field(None, description="default: now; at most 5 minutes ahead")
+    escalate: bool = True
+
+    @field_validator("metadata")
+    @classmethod
+    def _check_metadata(cls, value: dict[str, Any]) -> dict[str, Any]:
+        for fault in check_json_value(value, ""):
+            raise ValueError(f"{fault.field.removeprefix('.') or 'a key'} {fault.message}")
+        return value
+
+    @model_validator(mode="after")
+    def _check_metadata_metric(self) -> AlertReport:
+        metric = self.metadata.get("metric")
+        if self.metric is None and isinstance(metric, str) and len(metric) > 200:
+            raise ValueError("metadata.metric must have at most 200 characters")
+        return self
+
+    def to_report(self) -> Report:
+        """Return the report for the domain."""
+        metric = self.metric if self.metric is not None else self.metadata.get("metric", "")
+        return Report(
+            device_id=str(self.device_id),
+            severity=self.severity,
+            message=self.message,
+            metadata=self.metadata,
+            metric=metric if isinstance(metric, str) else "",
+            source=self.source,
+            occurred_at=self.occurred_at,
+            escalate=self.escalate,
+        )
+
+
+class AlertBatch(Schema):
+    """Up to 1,000 reports, recorded all or nothing."""
+
+    alerts: Annotated[list[AlertReport], Field(min_length=1, max_length=1000)]
+
+
+class SlaTargets(Schema):
+    """Minutes to acknowledge and to resolve."""
+
+    tta: int
+    ttr: int
+
+
+class RaisedAlert(Schema):
+    """What was recorded for a report."""
+
+    alert_id: IdentifierText
+    device_id: str
+    severity: Severity
+    message: str
+    metric: str
+    metadata: dict[str, JsonValue]
+    state: AlertState
+    sla_targets: SlaTargets
+    group_id: IdentifierText
+    is_duplicate: bool
+    duplicate_of: IdentifierText | None
+    escalation_id: IdentifierText | None
+    created_at: Timestamp
+
+
+class RaisedAlerts(Schema):
+    """One result for each report, in order."""
+
+    data: list[RaisedAlert]
+
+
+class SlaState(Schema):
+    """The SLA clocks of one alert; minutes, fractions kept; null while a clock runs."""
+
+    target_tta: int
+    target_ttr: int
+    actual_tta: float | None
+    actual_ttr: float | None
+    tta_due_at: Timestamp
+    ttr_due_at: Timestamp
+    acknowledged_at: Timestamp | None
+    resolved_at: Timestamp | None
+    tta_breached: bool
+    ttr_breached: bool
+    tta_at_risk: bool
+    ttr_at_risk: bool
+
+
+class Group(Schema):
+    """Alerts of one device, metric and severity that belong together."""
+
+    group_id: IdentifierText
+    group_key: str
+    device_id: str
+    metric: str
+    severity: Severity
+    status: Literal["active", "closed"]
+    occurrence_count: int
+    open_alerts: int
+    first_occurrence_at: Timestamp
+    last_occurrence_at: Timestamp
+    closed_at: Timestamp | None
+    noise_reduction_pct: float
+
+
+class ListedAlert(Schema):
+    """An alert with the state of its SLA clocks."""
+
+    alert_id: IdentifierText
+    device_id: str
+    severity: Severity
+    message: str
+    metric: str
+    source: str
+    metadata: dict[str, JsonValue]
+    state: AlertState
+    group_id: IdentifierText
+    is_duplicate: bool
+    duplicate_of: IdentifierText | None
+    escalate: bool
+    assigned_to_user_id: IdentifierText | None
+    resolution: Resolution | None
+    reported_by: str
+    occurred_at: Timestamp
+    created_at: Timestamp
+    acknowledged_at: Timestamp | None
+    resolved_at: Timestamp | None
+    sla: SlaState
+
+
+class Alert(ListedAlert):
+    """An alert with its SLA clocks, its group and its escalation."""
+
+    group: Group
+    escalation: None = Field(None, description="null: nothing escalates yet")
+
+
+class PageOf(Schema):
+    """What every page carries beside its rows."""
+
+    page: int
+    limit: int
+    total: int
+    total_is_estimate: bool = Field(description="totals are exact up to 10,000")
+    next_cursor: str | None = Field(description="go on with ?cursor=; null at the end")
+
+
+class AlertPage(PageOf):
+    """A page of alerts, newest first."""
+
+    data: list[ListedAlert]
+
+
+class GroupPage(PageOf):
+    """A page of groups, newest first."""
+
+    data: list[Group]
+
+
+class PageQuery(Schema):
+    """Which page of a list."""
+
+    page: int = Field(1, ge=1, le=2**31, strict=False)
+    limit: int = Field(50, ge=1, le=200, strict=False)
+    cursor: Annotated[str, StringConstraints(max_length=200)] | None = None
+
+
+class RangeQuery(PageQuery):
+    """A page of a list within a range of time, its start included and its end excluded."""
+
+    start_date: Instant | None = None
+    end_date: Instant | None = None
+
+
+class AlertQuery(RangeQuery):
+    """Which alerts to list."""
+
+    severity: Annotated[tuple[Severity, ...], BeforeValidator(split_words)] = ()
+    state: Annotated[tuple[AlertState, ...], BeforeValidator(split_words)] = ()
+    device_id: Annotated[UUID, Field(strict=False)] | None = None
+    metric: MetricName | None = None
+    group_id: Identifier | None = None
+    q: Annotated[Text, StringConstraints(min_length=1, max_length=200)] | None = Field(
+        None, description="text in the message; with a device or at most 31 days"
+    )
+
+    @model_validator(mode="after")
+    def _bound_text_search(self) -> AlertQuery:
+        if self.q is None or self.device_id is not None:
+            return self
+        if self.start_date is None or (self.end_date is not None and (self.end_date - self.start_date).days > 31):
+            raise ValueError("q needs a device_id, or a start_date and end_date at most 31 days apart")
+        return self
+
+    def to_filter(self) -> AlertFilter:
+        """Return the filter for the domain."""
+        return AlertFilter(
+            severities=tuple(dict.fromkeys(self.severity)),
+            states=tuple(dict.fromkeys(self.state)),
+            device_id=str(self.device_id) if self.device_id else None,
+            metric=self.metric,
+            group_id=self.group_id,
+            start_at=self.start_date,
+            end_at=self.end_date,
+            text=self.q,
+        )
+
+
+class GroupQuery(RangeQuery):
+    """Which groups to list: first occurrence within the range."""
+
+    status: Literal["active", "closed"] | None = None
+    device_id: Annotated[UUID, Field(strict=False)] | None = None
+
+
+class AcknowledgeRequest(Schema):
+    """I have it."""
+
+    model_config = {"json_schema_extra": {"examples": [{"notes": "on my way to the press"}]}}
+
+    notes: Notes | None = None
+
+    def to_transition(self) -> Transition:
+        """Return the transition for the domain."""
+        return Transition("acknowledged", notes=self.notes)
+
+
+class InvestigateRequest(Schema):
+    """Somebody looks into it."""
+
+    model_config = {"json_schema_extra": {"examples": [{"notes": "coolant flow is low"}]}}
+
+    assign_to_user_id: Identifier | None = None
+    notes: Notes | None = None
+
+    def to_transition(self) -> Transition:
+        """Return the transition for the domain."""
+        return Transition("investigating", notes=self.notes, assign_to_user_id=self.assign_to_user_id)
+
+
+class ResolveRequest(Schema):
+    """It is over; with ``advance`` the missing steps are walked."""
+
+    model_config = {"json_schema_extra": {"examples": [{"notes": "pump replaced", "resolution": "fixed"}]}}
+
+    notes: Notes | None = None
+    resolution: Resolution | None = None
+    advance: bool = False
+
+    def to_transition(self) -> Transition:
+        """Return the transition for the domain."""
+        return Transition("resolved", notes=self.notes, resolution=self.resolution, advance=self.advance)
+
+
+class NoteRequest(Schema):
+    """A note to keep with the alert."""
+
+    model_config = {"json_schema_extra": {"examples": [{"notes": "spare pump is in store 3"}]}}
+
+    notes: Annotated[Text, StringConstraints(min_length=1, max_length=4000)]
+
+
+class Note(Schema):
+    """A note as kept."""
+
+    note_id: IdentifierText
+    alert_id: IdentifierText
+    notes: str
+    written_by: str
+    created_at: Timestamp
+
+
+class HistoryEntry(Schema):
+    """One thing that happened to an alert."""
+
+    kind: Literal["state", "note"]
+    created_at: Timestamp
+    by: str
+    previous_state: AlertState | None
+    state: AlertState | None
+    implied: bool | None = Field(description="taken along by a later step: nobody did it in person")
+    notes: str | None
+    resolution: Resolution | None
+    assigned_to_user_id: IdentifierText | None
+
+
+class History(Schema):
+    """The whole timeline of an alert, oldest first."""
+
+    alert_id: IdentifierText
+    data: list[HistoryEntry]
+
+
+class ChangedAlert(Schema):
+    """An alert that a group action moved."""
+
+    alert_id: IdentifierText
+    previous_state: AlertState
+    state: AlertState
+
+
+class UnchangedAlert(Schema):
+    """An open alert that could not take the step."""
+
+    alert_id: IdentifierText
+    state: AlertState
+    reason: str
+
+
+class GroupActionResult(Schema):
+    """What a group action did to which alert."""
+
+    group: Group
+    changed: list[ChangedAlert]
+    unchanged: list[UnchangedAlert]
+
+
+class GroupStatistics(Schema):
+    """How much noise grouping takes away."""
+
+    total_groups: int
+    active_groups: int
+    closed_groups: int
+    total_alerts: int
+    avg_alerts_per_group: float
+    max_alerts_in_group: int
+    noise_reduction_pct: float = Field(description="100 * (1 - groups / alerts), 0 without alerts")
+
+
+class SlaTargetsBySeverity(Schema):
+    """The targets of all severities."""
+
+    critical: SlaTargets
+    high: SlaTargets
+    medium: SlaTargets
+    low: SlaTargets
+    info: SlaTargets
+
+
+class SlaTargetChange(Schema):
+    """Targets of one severity in minutes."""
+
+    tta: int = Field(ge=1, le=5_256_000)
+    ttr: int = Field(ge=1, le=5_256_000)
+
+
+class SlaTargetChanges(Schema):
+    """Targets to change, by severity; those not named stay."""
+
+    model_config = {"json_schema_extra": {"examples": [{"critical": {"tta": 5, "ttr": 30}}]}}
+
+    critical: SlaTargetChange | None = None
+    high: SlaTargetChange | None = None
+    medium: SlaTargetChange | None = None
+    low: SlaTargetChange | None = None
+    info: SlaTargetChange | None = None
+
+    @model_validator(mode="after")
+    def _require_one(self) -> SlaTargetChanges:
+        if not self.model_fields_set:
+            raise ValueError("names no severity")
+        return self
+
+    def to_targets(self) -> dict[str, tuple[int, int]]:
+        """Return (tta, ttr) by severity."""
+        named = {severity: getattr(self, severity) for severity in self.model_fields_set}
+        return {severity: (change.tta, change.ttr) for severity, change in named.items() if change is not None}
+
+
+class ComplianceQuery(Schema):
+    """Alerts created in [start_date, end_date); default: the last 30 days."""
+
+    start_date: Instant | None = None
+    end_date: Instant | None = None
+    severity: Severity | None = None
+
+
+class Durations(Schema):
+    """How long it took, in minutes; null where nothing counts."""
+
+    mean: float | None
+    p50: float | None
+    p90: float | None
+    p95: float | None
+
+
+class ClockCompliance(Schema):
+    """One of the two clocks; an alert is eligible once its clock has stopped or run out."""
+
+    eligible: int
+    met: int
+    breached: int
+    open_past_due: int
+    compliance_pct: float | None
+
+
+class SeverityCompliance(Schema):
+    """Compliance of one severity; duplicates are not counted."""
+
+    severity: Severity
+    tta: ClockCompliance
+    ttr: ClockCompliance
+    mtta: Durations = Field(description="explicit acknowledgements only")
+    mttr: Durations
+
+
+class ComplianceReport(Schema):
+    """Compliance per severity, gravest first."""
+
+    start_date: Timestamp
+    end_date: Timestamp
+    data: list[SeverityCompliance]
+
+
+def default_range(query: ComplianceQuery, now: datetime, span: Any) -> tuple[datetime, datetime]:  # noqa: ANN401
+    """Return the range asked for, or the ``span`` up to now."""
+    end_at = query.end_date or now
+    return query.start_date or end_at - span, end_at

@@ -1,0 +1,162 @@
+"""What operators see of the web processes: request ids, one log line a request, and metrics.
+
+With PROMETHEUS_MULTIPROC_DIR set (``serve`` does) the metrics of all web processes are added up by whichever of
+them answers ``/metrics``.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+import time
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+
+from flask import Flask, Response, g, request
+from prometheus_client import (
+    REGISTRY,
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    Metric,
+    generate_latest,
+    multiprocess,
+)
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+from prometheus_client.registry import Collector
+
+from foundation.database import Database
+from foundation.errors import Unavailable
+
+access_log = logging.getLogger("advanced_alerting.access")
+
+ACCEPTED_REQUEST_ID = re.compile(r"[\x21-\x7e]{1,128}")
+LATENCY_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0)
+
+REQUESTS = Counter("advanced_alerting_http_requests", "Requests", ["method", "route", "status"])
+LATENCY = Histogram(
+    "advanced_alerting_http_request_duration_seconds", "Time to answer", ["method", "route"], buckets=LATENCY_BUCKETS
+)
+POOL_IN_USE = Gauge(
+    "advanced_alerting_database_connections_in_use", "Connections lent to requests", multiprocess_mode="livesum"
+)
+POOL_SIZE = Gauge(
+    "advanced_alerting_database_connections_limit", "Most connections that may be lent", multiprocess_mode="livesum"
+)
+
+
+def observe_requests(app: Flask) -> None:
+    """Give every request an id, a log line and its place in the metrics."""
+
+    @app.before_request
+    def begin() -> None:
+        given = request.headers.get("X-Request-ID", "")
+        g.request_id = given if ACCEPTED_REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
+        g.started_at = time.perf_counter()
+
+    @app.after_request
+    def finish(response: Response) -> Response:
+        response.headers["X-Request-ID"] = g.request_id
+        seconds = time.perf_counter() - g.started_at
+        route = request.url_rule.rule if request.url_rule else "unmatched"
+        # A made-up method would make a new time series with every request.
+        method = request.method if request.url_rule else "other"
+        REQUESTS.labels(method, route, response.status_code).inc()
+        LATENCY.labels(method, route).observe(seconds)
+        if access_log.isEnabledFor(logging.INFO):
+            access_log.info(
+                "%s %s %d",
+                request.method,
+                request.path,
+                response.status_code,
+                extra={
+                    "request_id": g.request_id,
+                    "method": request.method,
+                    "path": request.path,
+                    "route": route,
+                    "status": response.status_code,
+                    "duration_ms": round(seconds * 1000, 2),
+                    "subject": g.caller.subject if "caller" in g else None,
+                },
+            )
+        return response
+
+
+def observe_pool(database: Database) -> None:
+    """Show the use of the connection pool."""
+    POOL_SIZE.set(database.pool_size)
+    database.on_use_changed = POOL_IN_USE.set
+
+
+class AlertCollector(Collector):
+    """Reads alerts, groups and breaches from the running tallies when Prometheus asks."""
+
+    def __init__(self, database: Database, read_tallies: object) -> None:
+        self._database = database
+        self._read_tallies = read_tallies
+
+    def collect(self) -> Iterator[Metric]:
+        """Yield the families; without the database only the word that it is away."""
+        up = GaugeMetricFamily("advanced_alerting_database_up", "Whether the database answered this scrape")
+        try:
+            with self._database.autocommit() as connection:
+                rows = self._read_tallies(connection)  # type: ignore[operator]
+        except Unavailable:
+            up.add_metric([], 0)
+            yield up
+            return
+        up.add_metric([], 1)
+        yield up
+        yield from _describe_tallies(rows)
+
+
+def _describe_tallies(rows: list[dict[str, int | str | None]]) -> Iterator[Metric]:
+    alerts = GaugeMetricFamily("advanced_alerting_alerts", "Alerts by severity and state", labels=["severity", "state"])
+    breaches = CounterMetricFamily(
+        "advanced_alerting_sla_breaches", "SLA breaches, duplicates left out", labels=["severity", "clock"]
+    )
+    groups = GaugeMetricFamily("advanced_alerting_active_groups", "Active alert groups")
+    by_severity: dict[str, list[int]] = {}
+    active = 0
+    for row in rows:
+        active += int(row["groups_opened"] or 0) - int(row["groups_closed"] or 0)
+        severity, state = row["severity"], row["state"]
+        if severity is None:
+            continue
+        counted = by_severity.setdefault(str(severity), [0, 0])
+        counted[0] += int(row["tta_breaches"] or 0)
+        counted[1] += int(row["ttr_breaches"] or 0)
+        if state is not None:
+            alerts.add_metric([str(severity), str(state)], float(row["alerts"] or 0))
+    for severity, (tta, ttr) in by_severity.items():
+        breaches.add_metric([severity, "tta"], tta)
+        breaches.add_metric([severity, "ttr"], ttr)
+    groups.add_metric([], active)
+    yield from (alerts, groups, breaches)
+
+
+def render_metrics(collector: Collector) -> bytes:
+    """Return all metrics in Prometheus' text format, those of every web process added up."""
+    folder = os.environ.get("PROMETHEUS_MULTIPROC_DIR")
+    own = CollectorRegistry()
+    own.register(collector)
+    if not folder:
+        return generate_latest(REGISTRY) + generate_latest(own)
+    _forget_dead_processes(Path(folder))
+    multiprocess.MultiProcessCollector(own, path=folder)  # type: ignore[no-untyped-call]
+    return generate_latest(own)
+
+
+def _forget_dead_processes(folder: Path) -> None:
+    """Drop the gauges of web processes that have died and been replaced; their counters stay counted."""
+    for path in folder.glob("gauge_live*_*.db"):
+        pid = int(path.stem.rsplit("_", 1)[1])
+        try:
+            os.kill(pid, 0)
+        except ProcessLookupError:
+            multiprocess.mark_process_dead(pid, path=str(folder))  # type: ignore[no-untyped-call]
+        except PermissionError:
+            continue

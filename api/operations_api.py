@@ -1,0 +1,65 @@
+"""Operations, at the root: /health, /ready and /metrics need no token."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from flask import Response, current_app
+from prometheus_client import CONTENT_TYPE_LATEST
+from pydantic import Field
+
+from alert_api import services
+from api.auth import public
+from api.observability import render_metrics
+from api.parsing import Schema
+from api.routing import Answer, ApiBlueprint, PlainText, operation
+
+operations_bp = ApiBlueprint("operations_api", __name__)
+
+
+class Health(Schema):
+    """The process is up."""
+
+    status: Literal["ok"]
+
+
+class Readiness(Schema):
+    """Whether the service can do its work; the status code says the same: 200 or 503."""
+
+    status: Literal["ready", "not_ready"]
+    database: Literal["ok", "away"]
+    pending_migrations: int | None
+    worker_beat_age_seconds: float | None = Field(description="null: no worker has ever run")
+
+
+@operations_bp.get("/health")
+@public
+@operation("The process is up", tag="Operations", answers={200: Health})
+def get_health() -> Answer:
+    """Answer at once, without asking anybody."""
+    return {"status": "ok"}, 200
+
+
+@operations_bp.get("/ready")
+@public
+@operation(
+    "The database answers, is migrated, and a worker beats", tag="Operations", answers={200: Readiness, 503: Readiness}
+)
+def get_readiness() -> Answer:
+    """Ask the database, the migrations and the worker's last beat."""
+    state = services().readiness.check()
+    shown = {
+        "status": "ready" if state.is_ready else "not_ready",
+        "database": "ok" if state.is_database_up else "away",
+        "pending_migrations": state.pending_migrations,
+        "worker_beat_age_seconds": state.worker_beat_age_seconds,
+    }
+    return shown, 200 if state.is_ready else 503
+
+
+@operations_bp.get("/metrics")
+@public
+@operation("Metrics in Prometheus' text format", tag="Operations", answers={200: PlainText})
+def get_metrics() -> Response:
+    """Answer the metrics of all web processes and of the database."""
+    return Response(render_metrics(current_app.extensions["alert_collector"]), content_type=CONTENT_TYPE_LATEST)

@@ -1,0 +1,134 @@
+"""How a view becomes an operation of the API.
+
+A view is about ten lines: the decorators above it parse, check and document. ``ApiBlueprint`` refuses at
+registration a view without a named permission or without its documentation::
+
+    @alert_bp.post("/alerts")
+    @require_jwt
+    @require_permission("alerts:create")
+    @operation("Report an alert", tag="Alerts", body=AlertReport, answers={201: RaisedAlert})
+    def create_alert(body: AlertReport) -> Answer:
+        ...
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+from flask import Blueprint, Response, current_app, request
+from flask.typing import RouteCallable
+from pydantic import BaseModel
+
+from api.parsing import parse_identifier, parse_query, read_body
+from foundation.errors import NotFound
+
+PUBLIC = "public"
+BODY_LIMIT_BYTES = 1024 * 1024
+BATCH_LIMIT_BYTES = 8 * 1024 * 1024
+
+Payload = Mapping[str, Any]
+Answer = tuple[Payload, int] | tuple[Payload, int, Mapping[str, str]]
+View = Callable[..., Any]
+
+
+@dataclass(frozen=True)
+class Operation:
+    """What the specification and the parser know of one view."""
+
+    summary: str
+    tag: str
+    answers: Mapping[int, type[BaseModel]]
+    description: str = ""
+    body: type[BaseModel] | None = None
+    body_is_optional: bool = False
+    body_limit_bytes: int = BODY_LIMIT_BYTES
+    query: type[BaseModel] | None = None
+    headers: Mapping[str, str] = field(default_factory=dict)
+    errors: tuple[int, ...] = ()
+
+
+def operation(summary: str, *, tag: str, answers: Mapping[int, type[BaseModel]], **more: Any) -> Callable[[View], View]:  # noqa: ANN401
+    """Document a view and hand it its parsed ``body`` and ``query``; it returns ``(payload, status)`` or a Response."""
+    described = Operation(summary, tag, answers, **more)
+
+    def decorate(view: View) -> View:
+        @functools.wraps(view)
+        def run(**arguments: Any) -> Response:  # noqa: ANN401
+            for name, text in arguments.items():
+                arguments[name] = _parse_path_identifier(name, text)
+            if described.query is not None:
+                arguments["query"] = parse_query(described.query, request.args)
+            elif request.args:
+                parse_query(NoQuery, request.args)
+            if described.body is not None:
+                request.max_content_length = described.body_limit_bytes
+                arguments["body"] = read_body(described.body, optional=described.body_is_optional)
+            return respond(described, view(**arguments))
+
+        run.operation = described  # type: ignore[attr-defined]  # read by ApiBlueprint and the specification
+        return run
+
+    return decorate
+
+
+def _parse_path_identifier(name: str, text: str) -> int:
+    """Return the identifier in the path; one that cannot exist (``-1``, ``1e3``, 30 digits) is simply not found."""
+    identifier = parse_identifier(text)
+    if identifier is None:
+        raise NotFound(name.removesuffix("_id").replace("_", " "), text[:40])
+    return identifier
+
+
+class PlainText(BaseModel):
+    """Plain text."""
+
+
+class NoQuery(BaseModel, extra="forbid"):
+    """The query of an address that takes none."""
+
+
+def respond(described: Operation, answer: Answer | Response) -> Response:
+    """Serialise what a view returned; under test, refuse what its schema refuses."""
+    if isinstance(answer, Response):
+        return answer
+    payload, status, *headers = answer
+    if current_app.config.get("CHECK_ANSWERS"):
+        described.answers[status].model_validate_json(_dump(payload))
+    return Response(_dump(payload), status, headers[0] if headers else None, mimetype="application/json")
+
+
+def _dump(payload: Payload) -> str:
+    return json.dumps(payload, default=_serialise, ensure_ascii=False, separators=(",", ":"))
+
+
+def _serialise(value: object) -> str:
+    if isinstance(value, datetime):
+        return value.isoformat()
+    if isinstance(value, UUID):
+        return str(value)
+    raise TypeError(f"{type(value).__name__} has no JSON form")
+
+
+class ApiBlueprint(Blueprint):
+    """A blueprint whose every route is documented and names its permission."""
+
+    def add_url_rule(
+        self,
+        rule: str,
+        endpoint: str | None = None,
+        view_func: RouteCallable | None = None,
+        provide_automatic_options: bool | None = None,
+        **options: Any,
+    ) -> None:
+        """Register a route; a view without permission or documentation fails here, at import."""
+        if getattr(view_func, "permission", None) is None:
+            raise TypeError(f"{rule}: the view names no permission")
+        if getattr(view_func, "operation", None) is None:
+            raise TypeError(f"{rule}: the view is not documented")
+        super().add_url_rule(rule, endpoint, view_func, provide_automatic_options, **options)

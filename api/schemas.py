@@ -1,0 +1,95 @@
+"""Types that the schemas of all blueprints share."""
+
+from __future__ import annotations
+
+import re
+from datetime import UTC, datetime
+from typing import Annotated, Any, Literal
+
+from pydantic import BeforeValidator, Field, PlainSerializer, StringConstraints, WithJsonSchema
+
+from api.parsing import INT64_MAX, Schema, check_text, parse_identifier
+
+Severity = Literal["critical", "high", "medium", "low", "info"]
+AlertState = Literal["new", "acknowledged", "investigating", "resolved"]
+
+_DATE = re.compile(r"\d{4}-\d{2}-\d{2}")
+_OFFSET_LOST_ITS_PLUS = re.compile(r" (\d{2}:?\d{2})$")
+
+
+def parse_instant(value: object) -> datetime:
+    """Return the UTC instant of an ISO 8601 text with an offset; a date alone is its midnight in UTC."""
+    if isinstance(value, datetime):
+        return value.astimezone(UTC)
+    if not isinstance(value, str):
+        raise ValueError("must be an ISO 8601 time with an offset, such as 2026-11-23T08:00:00+00:00")
+    if _DATE.fullmatch(value):
+        value += "T00:00:00+00:00"
+    # An unescaped plus in a query string arrives as a space.
+    value = _OFFSET_LOST_ITS_PLUS.sub(r"+\1", value)
+    try:
+        instant = datetime.fromisoformat(value)
+        if instant.tzinfo is None:
+            raise ValueError("needs an offset")  # noqa: TRY301
+        return instant.astimezone(UTC)
+    except (ValueError, OverflowError) as error:
+        raise ValueError("must be an ISO 8601 time with an offset, such as 2026-11-23T08:00:00+00:00") from error
+
+
+def _parse_identifier(value: object) -> int:
+    if isinstance(value, int) and not isinstance(value, bool) and 0 < value <= INT64_MAX:
+        return value
+    identifier = parse_identifier(value) if isinstance(value, str) else None
+    if identifier is None:
+        raise ValueError("must be an identifier, such as 42 or \"42\"")
+    return identifier
+
+
+def _check_text(value: Any) -> Any:  # noqa: ANN401
+    if isinstance(value, str) and (fault := check_text(value)):
+        raise ValueError(fault)
+    return value
+
+
+def split_words(value: object) -> object:
+    """Split a comma list of a query parameter."""
+    return tuple(part.strip() for part in value.split(",")) if isinstance(value, str) else value
+
+
+Text = Annotated[str, BeforeValidator(_check_text)]
+Notes = Annotated[Text, StringConstraints(max_length=4000)]
+Instant = Annotated[
+    datetime, BeforeValidator(parse_instant), WithJsonSchema({"type": "string", "format": "date-time"})
+]
+Identifier = Annotated[
+    int,
+    BeforeValidator(_parse_identifier),
+    PlainSerializer(str),
+    WithJsonSchema({"oneOf": [{"type": "string", "pattern": "^[1-9][0-9]*$"}, {"type": "integer", "minimum": 1}]}),
+]
+"""An identifier in a request: a string or an integer."""
+
+IdentifierText = Annotated[str, StringConstraints(pattern=r"^[1-9][0-9]*$")]
+"""An identifier in an answer: always a string."""
+
+Timestamp = Annotated[str, Field(json_schema_extra={"format": "date-time"})]
+"""An instant in an answer: ISO 8601 in UTC with its offset."""
+
+
+class FieldFault(Schema):
+    """One wrong field of a request."""
+
+    field: str
+    message: str
+
+
+class ErrorAnswer(Schema):
+    """The envelope of every error."""
+
+    data: None = None
+    error: str
+    code: str
+    details: list[FieldFault]
+    request_id: str | None
+    current_state: AlertState | None = None
+    allowed: list[AlertState] | None = None

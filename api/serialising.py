@@ -1,0 +1,128 @@
+"""From rows to the shapes of the API; times and identifiers become texts here."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from datetime import datetime
+from typing import Any
+
+from alert_lifecycle import GroupOutcome
+from foundation.paging import Page
+
+Row = Mapping[str, Any]
+
+SLA_FIELDS = ("target_tta", "target_ttr", "actual_tta", "actual_ttr", "tta_breached", "ttr_breached", "tta_at_risk", "ttr_at_risk")
+SLA_TIMES = ("tta_due_at", "ttr_due_at", "acknowledged_at", "resolved_at")
+
+
+def show_time(value: datetime | None) -> str | None:
+    """Return an instant as ISO 8601 with its offset."""
+    return None if value is None else value.isoformat()
+
+
+def show_identifier(value: int | None) -> str | None:
+    """Return an identifier as text."""
+    return None if value is None else str(value)
+
+
+def show_listed_alert(row: Row) -> dict[str, Any]:
+    """Return an alert as lists show it."""
+    sla: dict[str, Any] = {name: row[name] for name in SLA_FIELDS}
+    sla.update((name, show_time(row[name])) for name in SLA_TIMES)
+    return {
+        "alert_id": str(row["alert_id"]),
+        "device_id": row["device_id"],
+        "severity": row["severity"],
+        "message": row["message"],
+        "metric": row["metric"],
+        "source": row["source"],
+        "metadata": row["metadata"],
+        "state": row["state"],
+        "group_id": str(row["group_id"]),
+        "is_duplicate": row["duplicate_of"] is not None,
+        "duplicate_of": show_identifier(row["duplicate_of"]),
+        "escalate": row["escalate"],
+        "assigned_to_user_id": show_identifier(row["assigned_to_user_id"]),
+        "resolution": row["resolution"],
+        "reported_by": row["reported_by"],
+        "occurred_at": row["occurred_at"].isoformat(),
+        "created_at": row["created_at"].isoformat(),
+        "acknowledged_at": sla["acknowledged_at"],
+        "resolved_at": sla["resolved_at"],
+        "sla": sla,
+    }
+
+
+def show_alert(row: Row) -> dict[str, Any]:
+    """Return an alert with its group; ``escalation`` is null while nothing escalates."""
+    group = dict(row["alert_group"])
+    group["group_id"] = str(group["group_id"])
+    for name in ("first_occurrence_at", "last_occurrence_at", "closed_at"):
+        group[name] = group[name] and show_time(datetime.fromisoformat(group[name]))
+    return {**show_listed_alert(row), "group": group, "escalation": None}
+
+
+def show_group(row: Row) -> dict[str, Any]:
+    """Return a group."""
+    shown = dict(row)
+    shown["group_id"] = str(row["group_id"])
+    for name in ("first_occurrence_at", "last_occurrence_at", "closed_at"):
+        shown[name] = show_time(row[name])
+    return shown
+
+
+def show_page(page: Page, show_row: Callable[[Row], Row]) -> dict[str, Any]:
+    """Return a page of a list."""
+    return {
+        "data": [show_row(row) for row in page.rows],
+        "page": page.number,
+        "limit": page.limit,
+        "total": page.total,
+        "total_is_estimate": page.total_is_estimate,
+        "next_cursor": page.next_cursor,
+    }
+
+
+def show_history(alert_id: int, rows: Any) -> dict[str, Any]:  # noqa: ANN401
+    """Return the timeline of an alert."""
+    entries = []
+    for row in rows:
+        entry = {name: row[name] for name in ("kind", "by", "previous_state", "state", "implied", "notes", "resolution")}
+        entry["created_at"] = show_time(row["created_at"])
+        entry["assigned_to_user_id"] = show_identifier(row["assigned_to_user_id"])
+        entries.append(entry)
+    return {"alert_id": str(alert_id), "data": entries}
+
+
+def show_group_outcome(outcome: GroupOutcome, target: str) -> dict[str, Any]:
+    """Return what a group action did to which alert."""
+    return {
+        "group": show_group(outcome.group),
+        "changed": [
+            {"alert_id": str(alert_id), "previous_state": before, "state": after}
+            for alert_id, (before, after) in outcome.changed.items()
+        ],
+        "unchanged": [
+            {"alert_id": str(alert_id), "state": state, "reason": f"an alert in state {state} cannot become {target}"}
+            for alert_id, state in outcome.unchanged.items()
+        ],
+    }
+
+
+def show_compliance(row: Row) -> dict[str, Any]:
+    """Return the compliance of one severity; a severity without alerts has zeros and nulls."""
+
+    def clock(name: str) -> dict[str, Any]:
+        counts = {field: row.get(f"{name}_{field}", 0) for field in ("eligible", "met", "breached", "open_past_due")}
+        return {**counts, "compliance_pct": row.get(f"{name}_compliance_pct")}
+
+    def durations(name: str) -> dict[str, Any]:
+        return {field: row.get(f"{name}_{field}") for field in ("mean", "p50", "p90", "p95")}
+
+    return {
+        "severity": row["severity"],
+        "tta": clock("tta"),
+        "ttr": clock("ttr"),
+        "mtta": durations("mtta"),
+        "mttr": durations("mttr"),
+    }

@@ -1,0 +1,61 @@
+"""The SLA blueprint: targets and compliance."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+from flask import g
+
+from alert_api import services
+from api.alert_schemas import ComplianceQuery, ComplianceReport, SlaTargetChanges, SlaTargetsBySeverity, default_range
+from api.auth import require_jwt, require_permission
+from api.routing import Answer, ApiBlueprint, operation
+from api.serialising import show_compliance, show_time
+from foundation.errors import ValidationFailed
+from sla_tracker import SlaTarget
+
+sla_bp = ApiBlueprint("sla_api", __name__, url_prefix="/api/v1")
+
+DEFAULT_SPAN = timedelta(days=30)
+
+
+def _show_targets(targets: list[SlaTarget]) -> dict[str, object]:
+    return {target.severity: {"tta": target.tta, "ttr": target.ttr} for target in targets}
+
+
+@sla_bp.get("/sla/targets")
+@require_jwt
+@require_permission("sla:read")
+@operation("Read the SLA targets", tag="SLA", answers={200: SlaTargetsBySeverity})
+def list_targets() -> Answer:
+    """Read the targets."""
+    return _show_targets(services().sla.list_targets()), 200
+
+
+@sla_bp.put("/sla/targets")
+@require_jwt
+@require_permission("sla:write")
+@operation(
+    "Change SLA targets for alerts to come",
+    tag="SLA",
+    description="Takes what GET answers, whole or in part. Alerts that exist keep their targets. Severities not named stay as they are.",
+    body=SlaTargetChanges,
+    answers={200: SlaTargetsBySeverity},
+)
+def change_targets(body: SlaTargetChanges) -> Answer:
+    """Change targets."""
+    return _show_targets(services().sla.change_targets(body.to_targets(), g.caller.subject)), 200
+
+
+@sla_bp.get("/sla/compliance")
+@require_jwt
+@require_permission("sla:read")
+@operation("Read SLA compliance per severity", tag="SLA", query=ComplianceQuery, answers={200: ComplianceReport})
+def report_compliance(query: ComplianceQuery) -> Answer:
+    """Read compliance."""
+    start_at, end_at = default_range(query, services().clock.now() + timedelta(seconds=1), DEFAULT_SPAN)
+    if start_at > end_at:
+        raise ValidationFailed.of("end_date", "lies before start_date")
+    rows = services().sla.report_compliance(start_at, end_at, query.severity)
+    report = {"start_date": show_time(start_at), "end_date": show_time(end_at)}
+    return {**report, "data": [show_compliance(row) for row in rows]}, 200

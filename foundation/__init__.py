@@ -1,0 +1,1 @@
+"""Floor 1: settings, clock, database, errors and logging. Imports nothing of the product above it."""

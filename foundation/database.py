@@ -1,0 +1,215 @@
+"""Connections to PostgreSQL: a bounded pool, one kind of transaction, and errors told apart.
+
+Stores take a connection and never commit; ``Database.transaction()`` does. ``Database.autocommit()`` is for the
+hot path, where one statement is one transaction and one round trip.
+"""
+
+from __future__ import annotations
+
+import json
+import select
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, TypeVar
+
+import psycopg2
+import psycopg2.extensions
+import psycopg2.extras
+import psycopg2.pool
+
+from foundation.clock import Clock
+from foundation.errors import (
+    Conflict,
+    DomainError,
+    IllegalTransition,
+    NotFound,
+    Unavailable,
+    ValidationFailed,
+)
+
+Connection = psycopg2.extensions.connection
+Result = TypeVar("Result")
+
+TRANSACTION_ATTEMPTS = 4
+RETRY_PAUSE_SECONDS = 0.02
+
+
+class Database:
+    """A pool of at most ``pool_size`` connections that waits a bounded time for a free one."""
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        clock: Clock | None = None,
+        pool_size: int = 8,
+        wait_seconds: float = 2.0,
+        window_seconds: int = 300,
+        statement_timeout_seconds: int = 30,
+        application_name: str = "advanced-alerting",
+    ) -> None:
+        self.clock = clock or Clock()
+        self.pool_size = pool_size
+        self._wait_seconds = wait_seconds
+        self._slots = threading.BoundedSemaphore(pool_size)
+        self._in_use = 0
+        self._counting = threading.Lock()
+        self.on_use_changed: Callable[[int], None] | None = None
+        options = (
+            f"-c statement_timeout={statement_timeout_seconds}s -c app.window_seconds={window_seconds}"
+            " -c timezone=UTC -c jit=off"
+        )
+        self._pool = psycopg2.pool.ThreadedConnectionPool(
+            0,
+            pool_size,
+            url,
+            options=options,
+            cursor_factory=psycopg2.extras.DictCursor,
+            application_name=application_name,
+            connect_timeout=5,
+            keepalives_idle=30,
+            target_session_attrs="read-write",
+        )
+        # psycopg2 keeps as many idle connections as it opens at once; opening none lets the service start, and
+        # say that it is not ready, while the database is away.
+        self._pool.minconn = pool_size
+
+    @property
+    def connections_in_use(self) -> int:
+        """How many connections are handed out at this moment."""
+        return self._in_use
+
+    def close(self) -> None:
+        """Close every connection."""
+        if not self._pool.closed:
+            self._pool.closeall()
+
+    @contextmanager
+    def autocommit(self) -> Iterator[Connection]:
+        """Lend a connection on which every statement is a transaction of its own."""
+        with self._lend() as connection:
+            connection.autocommit = True
+            yield connection
+
+    @contextmanager
+    def transaction(self) -> Iterator[Connection]:
+        """Lend a connection; commit at the end of the block, roll back when it raises."""
+        with self._lend() as connection:
+            connection.autocommit = False
+            with connection:
+                yield connection
+
+    def run(self, work: Callable[[Connection], Result]) -> Result:
+        """Run ``work`` in a transaction, again after a deadlock or a serialisation failure.
+
+        Raises:
+            Unavailable: the conflict was still there at the fourth attempt, or the database is away.
+        """
+        for attempt in range(1, TRANSACTION_ATTEMPTS + 1):
+            try:
+                with self.transaction() as connection:
+                    return work(connection)
+            except RetryableConflict:
+                if attempt == TRANSACTION_ATTEMPTS:
+                    raise
+                time.sleep(RETRY_PAUSE_SECONDS * attempt)
+        raise AssertionError("unreachable")
+
+    @contextmanager
+    def _lend(self) -> Iterator[Connection]:
+        if not self._slots.acquire(timeout=self._wait_seconds):
+            raise Unavailable("the database is busy: no connection came free in time")
+        connection: Connection | None = None
+        try:
+            with translate_errors():
+                connection = self._checkout()
+                yield connection
+        finally:
+            if connection is not None:
+                self._give_back(connection)
+            self._slots.release()
+
+    def _checkout(self) -> Connection:
+        connection: Connection = self._pool.getconn()
+        while _was_closed_by_server(connection):
+            self._pool.putconn(connection, close=True)
+            connection = self._pool.getconn()
+        self._count_use(1)
+        frozen_at = self.clock.frozen_at()
+        if frozen_at is not None:
+            connection.autocommit = True
+            with connection.cursor() as cursor:
+                cursor.execute("SELECT set_config('app.now', %s, false)", (frozen_at.isoformat(),))
+        return connection
+
+    def _count_use(self, change: int) -> None:
+        with self._counting:
+            self._in_use += change
+        if self.on_use_changed is not None:
+            self.on_use_changed(self._in_use)
+
+    def _give_back(self, connection: Connection) -> None:
+        self._count_use(-1)
+        is_idle = connection.info.transaction_status == psycopg2.extensions.TRANSACTION_STATUS_IDLE
+        # A connection that broke or hangs in a transaction is closed, never lent again.
+        self._pool.putconn(connection, close=bool(connection.closed) or not is_idle)
+
+
+def _was_closed_by_server(connection: Connection) -> bool:
+    """Whether an idle connection has something to read: after a restart of the server, that is its end."""
+    if connection.closed:
+        return True
+    poll = select.poll()
+    poll.register(connection.fileno(), select.POLLIN)
+    return bool(poll.poll(0))
+
+
+class RetryableConflict(Unavailable):
+    """A deadlock or a serialisation failure: the same transaction may succeed at once."""
+
+
+@contextmanager
+def translate_errors() -> Iterator[None]:
+    """Turn errors of the database driver into the product's own; the one place that knows SQLSTATEs."""
+    try:
+        yield
+    except psycopg2.Error as error:
+        translated = translate_error(error)
+        if translated is None:
+            raise
+        raise translated from error
+
+
+def translate_error(error: psycopg2.Error) -> DomainError | None:
+    """Return the domain error for a driver's error, or None for one that is a fault of our own."""
+    code = error.pgcode or ""
+    if code.startswith("AA"):
+        return _translate_own_error(code, error)
+    if code in ("40P01", "40001"):
+        return RetryableConflict("the database was busy with the same rows")
+    if code in ("57014", "55P03") or code.startswith("53"):
+        return Unavailable("the database is busy")
+    if code == "23505":
+        return Conflict(_unique_message(error.diag.constraint_name or ""))
+    if isinstance(error, psycopg2.OperationalError | psycopg2.InterfaceError) or code[:2] in ("08", "57"):
+        return Unavailable("the database cannot be reached")
+    return None
+
+
+def _translate_own_error(code: str, error: psycopg2.Error) -> DomainError | None:
+    message = error.diag.message_primary or ""
+    if code == "AA001":
+        detail: dict[str, Any] = json.loads(error.diag.message_detail or "{}")
+        return IllegalTransition(detail["current_state"], message.rsplit(" ", 1)[-1], detail["allowed"])
+    if code == "AA002":
+        return ValidationFailed.of("occurred_at", "lies more than 5 minutes ahead")
+    if code == "AA003":
+        return NotFound("alert", message.split(" ")[1])
+    return None
+
+
+def _unique_message(constraint: str) -> str:
+    known = {"users_email_unique": "a user with this e-mail exists already"}
+    return known.get(constraint, "it exists already")

@@ -1,0 +1,42 @@
+"""What the models can refuse, each with a stable `code`.
+
+ModelError
+├── ModelFormatError       model_format_unsupported   bytes of another format, or state that does not fit
+├── ModelTamperedError     model_tampered             the seal does not match bytes and owner
+├── UnknownAlgorithmError  unknown_algorithm          no such algorithm
+└── TrainingRowsError      training_rows_invalid      timestamps and values do not pair up
+"""
+
+from __future__ import annotations
+
+
+class ModelError(Exception):
+    """A model cannot be made, trained or loaded."""
+
+    code = "model_error"
+
+
+class ModelFormatError(ModelError):
+    """The bytes were written in a format that this release does not read."""
+
+    code = "model_format_unsupported"
+
+
+class ModelTamperedError(ModelError):
+    """The seal over a stored model does not match: the bytes, or what they are said to belong to, were
+    changed.
+    """
+
+    code = "model_tampered"
+
+
+class UnknownAlgorithmError(ModelError):
+    """The algorithm is none of those offered."""
+
+    code = "unknown_algorithm"
+
+
+class TrainingRowsError(ModelError):
+    """The training rows are not pairs of a time and a value."""
+
+    code = "training_rows_invalid"

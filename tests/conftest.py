@@ -1,0 +1,185 @@
+"""Real parts for every test: one PostgreSQL server for the run, a database of its own for each test."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+from urllib.parse import parse_qs, urlsplit
+
+import psycopg
+import psycopg2
+import pytest
+from flask import Flask
+from flask.testing import FlaskClient
+from hypothesis import HealthCheck
+from hypothesis import settings as hypothesis_settings
+from pytest_postgresql import factories
+
+from api.tokens import issue_token
+from app_advanced import create_app
+from foundation.clock import FrozenClock
+from foundation.database import Database
+from foundation.embedded_postgres import EmbeddedPostgres
+from foundation.migrator import migrate
+from foundation.settings import Settings
+from tests.factories import make_report
+from wiring import Services, build_services
+
+TEST_SECRET = "a secret that only the tests use, long enough"
+START = datetime(2026, 3, 2, 8, 0, tzinfo=UTC)
+
+hypothesis_settings.register_profile(
+    "default", deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+)
+hypothesis_settings.load_profile("default")
+
+_server: EmbeddedPostgres | None = None
+_server_folder: Path | None = None
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Start the server once; the processes of pytest-xdist are handed the options of this one."""
+    global _server, _server_folder  # noqa: PLW0603  # pytest's hooks have no other place
+    if hasattr(config, "workerinput") or config.option.collectonly or config.option.postgresql_host:
+        return
+    _server_folder = Path(tempfile.mkdtemp(prefix="aa-tests-"))
+    _server_folder.chmod(0o755)
+    _server = EmbeddedPostgres(_server_folder)
+    url = _server.start()
+    connection = psycopg2.connect(url)
+    connection.autocommit = True
+    with connection.cursor() as cursor:
+        # Nothing here has to survive a power cut.
+        for setting in ("fsync", "synchronous_commit", "full_page_writes"):
+            cursor.execute(f"ALTER SYSTEM SET {setting} = off")
+        cursor.execute("SELECT pg_reload_conf()")
+    connection.close()
+    config.option.postgresql_host = parse_qs(urlsplit(url).query)["host"][0]
+
+
+def pytest_unconfigure() -> None:
+    """Stop the server and leave nothing behind."""
+    if _server is not None and _server_folder is not None:
+        _server.stop()
+        shutil.rmtree(_server_folder, ignore_errors=True)
+
+
+def _load_schema(host: str, user: str, dbname: str, **_: Any) -> None:
+    migrate(f"postgresql://{user}@/{dbname}?host={host}")
+
+
+alerting_server = factories.postgresql_noproc(load=[_load_schema])
+alerting_database = factories.postgresql("alerting_server")
+
+
+@pytest.fixture
+def database_url(alerting_database: psycopg.Connection) -> str:
+    """The address of a fresh, migrated database of this test's own."""
+    info = alerting_database.info
+    return f"postgresql://{info.user}@/{info.dbname}?host={info.host}"
+
+
+@pytest.fixture
+def settings(database_url: str, tmp_path: Path) -> Settings:
+    """Settings for the test's database."""
+    return Settings(
+        _env_file=None, database_url=database_url, jwt_secret=TEST_SECRET, data_dir=tmp_path, database_pool_size=8
+    )
+
+
+@pytest.fixture
+def clock() -> FrozenClock:
+    """A clock that stands at a Monday morning and moves when told."""
+    return FrozenClock(START)
+
+
+@pytest.fixture
+def services(settings: Settings, clock: FrozenClock) -> Iterator[Services]:
+    """The services over the test's database and frozen clock."""
+    built = build_services(settings, clock)
+    yield built
+    built.database.close()
+
+
+@pytest.fixture
+def database(services: Services) -> Database:
+    """The test's database."""
+    return services.database
+
+
+@pytest.fixture
+def app(services: Services) -> Flask:
+    """The web application; every answer is checked against its schema."""
+    application = create_app(services=services)
+    application.config["CHECK_ANSWERS"] = True
+    return application
+
+
+@pytest.fixture
+def client(app: Flask) -> FlaskClient:
+    """A client without a token."""
+    return app.test_client()
+
+
+@pytest.fixture
+def token_for(settings: Settings) -> Callable[..., str]:
+    """Return a token for a role: ``token_for("operator", subject="7")``."""
+
+    def issue(role: str, subject: str = "tester", **more: Any) -> str:
+        return issue_token(settings, subject=subject, role=role, hours=1, **more)
+
+    return issue
+
+
+@pytest.fixture
+def headers(token_for: Callable[..., str]) -> Callable[..., dict[str, str]]:
+    """Return request headers for a role: ``client.get(path, headers=headers("viewer"))``."""
+
+    def make(role: str = "admin", **more: Any) -> dict[str, str]:
+        return {"Authorization": f"Bearer {token_for(role, **more)}"}
+
+    return make
+
+
+@pytest.fixture
+def raise_alert(client: FlaskClient, headers: Callable[..., dict[str, str]]) -> Callable[..., dict[str, Any]]:
+    """Report an alert over REST and return the answer: ``raise_alert(severity="high")``."""
+
+    def report(**fields: Any) -> dict[str, Any]:
+        response = client.post("/api/v1/alerts", json=make_report(**fields), headers=headers("device"))
+        assert response.status_code == 201, response.json
+        answer: dict[str, Any] = response.json
+        return answer
+
+    return report
+
+
+@pytest.fixture
+def act(client: FlaskClient, headers: Callable[..., dict[str, str]]) -> Callable[..., Any]:
+    """Take a step as an operator and return the response: ``act(alert_id, "acknowledge", notes="mine")``."""
+
+    def take(identifier: str, action: str, kind: str = "alerts", **body: Any) -> Any:
+        return client.post(f"/api/v1/{kind}/{identifier}/{action}", json=body, headers=headers("operator"))
+
+    return take
+
+
+@pytest.fixture
+def sql(database_url: str) -> Iterator[Callable[..., list[tuple[Any, ...]]]]:
+    """Run plain SQL as somebody beside the service would: ``sql("SELECT %s", 1)``."""
+    connection = psycopg2.connect(database_url)
+    connection.autocommit = True
+
+    def execute(statement: str, *parameters: Any) -> list[tuple[Any, ...]]:
+        with connection.cursor() as cursor:
+            cursor.execute(statement, parameters or None)
+            return cursor.fetchall() if cursor.description else []
+
+    yield execute
+    connection.close()
+
+
