@@ -94,7 +94,7 @@ class Accounts:
             )
         return None if user_id is None else (FIRST_ADMINISTRATOR, password)
 
-    def create_user(  # noqa: PLR0913  # the fields of an account, all named
+    def create_user(
         self,
         *,
         email: str,
@@ -136,7 +136,7 @@ class Accounts:
     def list_users(self, page: PageRequest) -> Page:
         """Return a page of accounts as rows with the fields of ``User``, newest first."""
         with self._database.autocommit() as connection:
-            rows = self._queries.list_users(connection, **page.parameters())
+            rows = list(self._queries.list_users(connection, **page.parameters()))
             total = int(self._queries.count_users(connection))
         return build_page(rows, page, total, "created_at", "user_id", is_estimate=False)
 
@@ -210,9 +210,7 @@ class Accounts:
                 if user is not None:
                     self._queries.clear_login_failures(connection, throttle=throttles["email_throttle"])
                     return user
-                self._queries.record_login_failure(
-                    connection, **throttles, window_seconds=FAILURE_WINDOW_SECONDS
-                )
+                self._queries.record_login_failure(connection, **throttles, window_seconds=FAILURE_WINDOW_SECONDS)
         raise NotAuthenticated("the e-mail or the password is wrong")
 
     def find_session(self, user_id: int) -> Session | None:
@@ -282,14 +280,12 @@ def user_exists(connection: Connection, user_id: int) -> bool:
 def name_throttles(email: str, address: str) -> dict[str, str]:
     """Return under which names failures are counted.
 
-    The e-mail is kept as a hash, for people type passwords into the wrong field. An IPv6 address counts as its
-    /64 network, of which a single host has every address to itself.
+    The e-mail is kept as a hash, for people type passwords into the wrong field. An IPv6 address counts as
+    its /64 network, of which a single host has every address to itself.
     """
     try:
         parsed = ipaddress.ip_address(address)
-        network = (
-            str(parsed) if parsed.version == 4 else str(ipaddress.ip_network((parsed, 64), strict=False))
-        )
+        network = str(parsed) if parsed.version == 4 else str(ipaddress.ip_network((parsed, 64), strict=False))
     except ValueError:
         network = "unknown"
     return {

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from typing import Any
+from collections.abc import Callable
 
 from flask import current_app, g, request
 
@@ -32,9 +32,16 @@ from api.alert_schemas import (
     ResolveRequest,
 )
 from api.auth import require_jwt, require_permission
-from api.parsing import check_text
-from api.routing import BATCH_LIMIT_BYTES, Answer, ApiBlueprint, operation
-from api.serialising import show_alert, show_group, show_group_outcome, show_history, show_listed_alert, show_page
+from api.parsing import Schema, check_text
+from api.routing import BATCH_LIMIT_BYTES, Answer, ApiBlueprint, View, operation
+from api.serialising import (
+    show_alert,
+    show_group,
+    show_group_outcome,
+    show_history,
+    show_listed_alert,
+    show_page,
+)
 from foundation.errors import ValidationFailed
 from foundation.paging import Cursor, PageRequest
 from idempotency import IdempotentRequest
@@ -239,7 +246,7 @@ def _transition_group(group_id: int, transition: Transition) -> Answer:
     return show_group_outcome(outcome, transition.target), 200
 
 
-def _group_operation(summary: str, body: Any) -> Any:  # noqa: ANN401
+def _group_operation(summary: str, body: type[Schema]) -> Callable[[View], View]:
     return operation(
         summary,
         tag="Groups",

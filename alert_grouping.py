@@ -81,9 +81,7 @@ class AlertGrouping:
             row: Mapping[str, Any] = self._queries.get_statistics(connection)
         return row
 
-    def _count(
-        self, connection: Connection, wanted: GroupFilter, parameters: Mapping[str, Any]
-    ) -> tuple[int, bool]:
+    def _count(self, connection: Connection, wanted: GroupFilter, parameters: Mapping[str, Any]) -> tuple[int, bool]:
         if wanted.is_by_status_alone:
             return int(self._queries.count_by_status(connection, statuses=parameters["statuses"])), False
         counted = int(self._queries.count_groups(connection, **parameters))

@@ -138,7 +138,7 @@ class AlertLifecycle:
 
         return self._database.run(move)
 
-    def _raise_once(self, request: IdempotentRequest, record: Any) -> RaisedAlerts:  # noqa: ANN401
+    def _raise_once(self, request: IdempotentRequest, record: Any) -> RaisedAlerts:
         def once(connection: Connection) -> RaisedAlerts:
             kept = self._idempotency.begin(connection, request)
             if kept is not None:

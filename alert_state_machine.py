@@ -122,7 +122,12 @@ class AlertStateMachine:
         return refused
 
     def _record(
-        self, connection: Connection, alert_ids: Sequence[int], step: Step, transition: Transition, actor: Actor
+        self,
+        connection: Connection,
+        alert_ids: Sequence[int],
+        step: Step,
+        transition: Transition,
+        actor: Actor,
     ) -> None:
         is_last = step.state == transition.target
         self._queries.insert_states(

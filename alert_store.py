@@ -98,20 +98,22 @@ class AlertStore:
         self, connection: Connection, reports: Sequence[AlertReport], reported_by: str
     ) -> Sequence[Mapping[str, Any]]:
         """Record a batch and return one row per report, in order."""
-        document = json.dumps([
-            {
-                "device_id": report.device_id,
-                "severity": report.severity,
-                "message": report.message,
-                "metadata": report.metadata,
-                "metric": report.metric,
-                "source": report.source,
-                "occurred_at": report.occurred_at and report.occurred_at.isoformat(),
-                "escalate": report.escalate,
-                "key_class": report.key_class,
-            }
-            for report in reports
-        ])
+        document = json.dumps(
+            [
+                {
+                    "device_id": report.device_id,
+                    "severity": report.severity,
+                    "message": report.message,
+                    "metadata": report.metadata,
+                    "metric": report.metric,
+                    "source": report.source,
+                    "occurred_at": report.occurred_at and report.occurred_at.isoformat(),
+                    "escalate": report.escalate,
+                    "key_class": report.key_class,
+                }
+                for report in reports
+            ]
+        )
         return list(self._queries.raise_alerts(connection, reports=document, reported_by=reported_by))
 
     def get_alert(self, connection: Connection, alert_id: int) -> Mapping[str, Any]:
@@ -169,9 +171,7 @@ class AlertStore:
         """Return the running tallies: alerts and breaches per severity and state."""
         return list(self._queries.list_tallies(connection))
 
-    def _count(
-        self, connection: Connection, wanted: AlertFilter, parameters: Mapping[str, Any]
-    ) -> tuple[int, bool]:
+    def _count(self, connection: Connection, wanted: AlertFilter, parameters: Mapping[str, Any]) -> tuple[int, bool]:
         if wanted.is_by_class_alone:
             return int(self._queries.count_by_class(connection, **parameters)), False
         counted = int(self._queries.count_alerts(connection, **parameters))

@@ -12,7 +12,9 @@ from flask import Flask, Response, request
 from alert_api import alert_bp
 from api.account_api import auth_bp, users_bp
 from api.errors import register_error_handlers
+from api.escalation_api import escalation_bp
 from api.observability import AlertCollector, observe_pool, observe_requests
+from api.on_call_api import on_call_bp
 from api.openapi import document
 from api.operations_api import operations_bp
 from api.rate_limit import limit_requests
@@ -25,8 +27,10 @@ from wiring import Services, build_services
 if TYPE_CHECKING:
     app: Flask
 
-BLUEPRINTS = (operations_bp, auth_bp, users_bp, alert_bp, sla_bp)
-DOCS_POLICY = "default-src 'self'; style-src 'self' 'unsafe-inline'; script-src 'self' 'unsafe-inline'; img-src 'self' data:"
+BLUEPRINTS = (operations_bp, auth_bp, users_bp, alert_bp, sla_bp, escalation_bp, on_call_bp)
+DOCS_POLICY = (
+    "default-src 'self'; style-src 'self' 'unsafe-inline'; script-src 'self' 'unsafe-inline'; img-src 'self' data:"
+)
 
 
 def create_app(settings: Settings | None = None, services: Services | None = None) -> Flask:
@@ -36,12 +40,9 @@ def create_app(settings: Settings | None = None, services: Services | None = Non
     application = Flask("advanced_alerting", static_folder=None, root_path=__file__.rpartition("/")[0] or ".")
     application.template_folder = "api/templates"
     application.config["MAX_CONTENT_LENGTH"] = BODY_LIMIT_BYTES
-    application.extensions["services"] = services
-    application.extensions["token_verifier"] = TokenVerifier(services.settings)
-    application.extensions["alert_collector"] = AlertCollector(services.database, services.store.count_by_class)
+    attach_services(application, services)
     application.url_map.strict_slashes = False
     observe_requests(application)
-    observe_pool(services.database)
     register_error_handlers(application)
     for blueprint in BLUEPRINTS:
         application.register_blueprint(blueprint)
@@ -52,11 +53,23 @@ def create_app(settings: Settings | None = None, services: Services | None = Non
     return application
 
 
+def attach_services(application: Flask, services: Services) -> None:
+    """Hand the services to the views."""
+    application.extensions["services"] = services
+    application.extensions["token_verifier"] = TokenVerifier(services.settings)
+    application.extensions["alert_collector"] = AlertCollector(services.database, services.store.count_by_class)
+    observe_pool(services.database)
+
+
 def _allow_origins(application: Flask, origins: tuple[str, ...]) -> None:
     if origins:
         from flask_cors import CORS
 
-        CORS(application, origins=list(origins), expose_headers=["X-Request-ID", "Idempotency-Replayed", "Retry-After"])
+        CORS(
+            application,
+            origins=list(origins),
+            expose_headers=["X-Request-ID", "Idempotency-Replayed", "Retry-After"],
+        )
 
 
 def _harden(application: Flask) -> None:

@@ -46,8 +46,6 @@ class IdempotencyKeys:
         answer: Sequence[Mapping[str, Any]] = kept["answer"]
         return answer
 
-    def finish(
-        self, connection: Connection, request: IdempotentRequest, answer: Sequence[Mapping[str, Any]]
-    ) -> None:
+    def finish(self, connection: Connection, request: IdempotentRequest, answer: Sequence[Mapping[str, Any]]) -> None:
         """Keep the answer with the key."""
         self._queries.keep_answer(connection, caller=request.caller, key=request.key, answer=json.dumps(answer))

@@ -13,9 +13,7 @@ from ml.model_errors import TrainingRowsError
 
 @dataclass(frozen=True)
 class TrainingSummary:
-    """What a training took in: rows learnt, values that were no finite number, times late or repeated, the
-    step.
-    """
+    """What a training took in: rows learnt, readings refused for their value or their time, the step."""
 
     rows: int
     rejected_values: int
@@ -60,9 +58,7 @@ class MLModelManager:
         prediction = self._detector.update(convert_time(timestamp), value)
         return prediction.is_anomaly, prediction.confidence
 
-    def predict_many(
-        self, timestamps: Sequence[datetime], values: Sequence[float | None]
-    ) -> list[tuple[int, float]]:
+    def predict_many(self, timestamps: Sequence[datetime], values: Sequence[float | None]) -> list[tuple[int, float]]:
         """Score readings in their order, each before it is learnt."""
         return [self.predict_one(*reading) for reading in zip(timestamps, values, strict=True)]
 

@@ -48,9 +48,7 @@ class SweepResult:
     ttr_breaches: int
 
 
-def evaluate_clock(
-    started_at: datetime, target_minutes: int, stopped_at: datetime | None, now: datetime
-) -> ClockState:
+def evaluate_clock(started_at: datetime, target_minutes: int, stopped_at: datetime | None, now: datetime) -> ClockState:
     """Return the state of a clock.
 
     It is breached when it stopped, or still runs, after its due instant (exactly on it is in time), and at risk

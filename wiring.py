@@ -9,11 +9,14 @@ from alert_grouping import AlertGrouping
 from alert_lifecycle import AlertLifecycle
 from alert_state_machine import AlertStateMachine
 from alert_store import AlertStore
+from escalation_policies import EscalationPolicies
+from escalation_simulation import EscalationSimulator
 from foundation.clock import Clock
 from foundation.database import Database
 from foundation.settings import Settings
 from housekeeping import Housekeeping
 from idempotency import IdempotencyKeys
+from on_call_manager import OnCallManager
 from readiness import Readiness
 from sla_tracker import SlaTracker
 
@@ -30,6 +33,9 @@ class Services:
     lifecycle: AlertLifecycle
     grouping: AlertGrouping
     sla: SlaTracker
+    on_call: OnCallManager
+    policies: EscalationPolicies
+    simulator: EscalationSimulator
     housekeeping: Housekeeping
     readiness: Readiness
 
@@ -48,6 +54,8 @@ def build_services(settings: Settings, clock: Clock | None = None, database_url:
     store = AlertStore()
     grouping = AlertGrouping(database)
     accounts = Accounts(database, clock)
+    on_call = OnCallManager(database, clock)
+    policies = EscalationPolicies(database)
     return Services(
         settings=settings,
         clock=clock,
@@ -57,6 +65,9 @@ def build_services(settings: Settings, clock: Clock | None = None, database_url:
         lifecycle=AlertLifecycle(database, clock, store, AlertStateMachine(), grouping, IdempotencyKeys()),
         grouping=grouping,
         sla=SlaTracker(database, clock),
+        on_call=on_call,
+        policies=policies,
+        simulator=EscalationSimulator(policies, on_call, accounts, clock),
         housekeeping=Housekeeping(database),
         readiness=Readiness(database),
     )

@@ -48,7 +48,7 @@ def _accounts() -> Accounts:
 @operation(
     "Log in",
     tag="Authentication",
-    description="Five failures for an e-mail, or fifty from an address, within 15 minutes close it until they age.",
+    description="Five failures for an e-mail or fifty from an address close it until they are 15 minutes old.",
     body=LoginRequest,
     answers={200: LoginAnswer},
     errors=(401, 429),
@@ -83,8 +83,8 @@ def get_me() -> Answer:
 @operation(
     "Change one's own e-mail, phone, time zone or password",
     tag="Authentication",
-    description="Fields left out stay. A new password ends all sessions begun with the old one, this one included. "
-    "A token that may do less than its user changes nothing.",
+    description="Fields left out stay. A new password ends all sessions begun with the old one, this one "
+    "included. A token that may do less than its user changes nothing.",
     body=OwnChanges,
     answers={200: CurrentCaller},
     errors=(404, 409),
@@ -136,8 +136,8 @@ def get_user(user_id: int) -> Answer:
 @operation(
     "Change a user",
     tag="Users",
-    description="Fields left out stay. A new role counts within ten seconds for tokens from a login; a new password "
-    "ends them. The last administrator keeps the role.",
+    description="Fields left out stay. A new role counts within ten seconds for tokens from a login; a new "
+    "password ends them. The last administrator keeps the role.",
     body=UserChanges,
     answers={200: ShownUser},
     errors=(409,),
@@ -153,8 +153,8 @@ def update_user(user_id: int, body: UserChanges) -> Answer:
 @operation(
     "Delete a user",
     tag="Users",
-    description="Answers the user as it was. Tokens from a login end within ten seconds; alerts keep the identifier. "
-    "Neither the last administrator nor one's own account can be deleted.",
+    description="Answers the user as it was. Tokens from a login end within ten seconds; alerts keep the "
+    "identifier. Neither the last administrator nor one's own account can be deleted.",
     answers={200: ShownUser},
     errors=(409,),
 )

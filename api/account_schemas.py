@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, Field, StringConstraints, WithJsonSchema
+from pydantic import AfterValidator, ConfigDict, Field, StringConstraints, WithJsonSchema
 
 from account_rules import (
     LONGEST_EMAIL,
@@ -60,9 +60,9 @@ Password = Annotated[
 class LoginRequest(Schema):
     """Who wants in."""
 
-    model_config = {
-        "json_schema_extra": {"examples": [{"email": "ana@example.com", "password": "correct horse battery"}]}
-    }
+    model_config = ConfigDict(
+        json_schema_extra={"examples": [{"email": "ana@example.com", "password": "correct horse battery"}]}
+    )
 
     # No rule beyond the length: an e-mail that cannot exist is a wrong one like any other.
     email: Annotated[Text, StringConstraints(min_length=1, max_length=LONGEST_EMAIL)]
@@ -72,8 +72,8 @@ class LoginRequest(Schema):
 class NewUser(Schema):
     """A user to add."""
 
-    model_config = {
-        "json_schema_extra": {
+    model_config = ConfigDict(
+        json_schema_extra={
             "examples": [
                 {
                     "email": "ben@example.com",
@@ -85,7 +85,7 @@ class NewUser(Schema):
                 }
             ]
         }
-    }
+    )
 
     email: Email
     name: PersonName
@@ -99,9 +99,7 @@ class NewUser(Schema):
 class OwnChanges(Schema):
     """What people may change of themselves; fields left out stay, a null phone takes it away."""
 
-    model_config = {
-        "json_schema_extra": {"examples": [{"phone": "+33612345678", "time_zone": "Europe/Paris"}]}
-    }
+    model_config = {"json_schema_extra": {"examples": [{"phone": "+33612345678", "time_zone": "Europe/Paris"}]}}
 
     email: Email = Field(default_factory=str)
     password: Password = Field(default_factory=str)
@@ -116,7 +114,7 @@ class OwnChanges(Schema):
 class UserChanges(OwnChanges):
     """What an administrator may change of a user; fields left out stay, a null phone takes it away."""
 
-    model_config = {"json_schema_extra": {"examples": [{"role": "engineer", "phone": None}]}}
+    model_config = ConfigDict(json_schema_extra={"examples": [{"role": "engineer", "phone": None}]})
 
     name: PersonName = Field(default_factory=str)
     role: Role = Field(default_factory=lambda: "viewer")

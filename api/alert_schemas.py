@@ -2,13 +2,24 @@
 
 from __future__ import annotations
 
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Annotated, Any, Literal
 from uuid import UUID
 
-from pydantic import BeforeValidator, Field, JsonValue, StringConstraints, field_validator, model_validator
+from pydantic import (
+    BeforeValidator,
+    Field,
+    JsonValue,
+    StringConstraints,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
-from api.parsing import Schema, check_json_value
+from alert_state_machine import Transition
+from alert_store import AlertFilter
+from alert_store import AlertReport as Report
+from api.parsing import Schema, check_json_value, faults_within
 from api.schemas import (
     AlertState,
     Identifier,
@@ -20,13 +31,13 @@ from api.schemas import (
     Timestamp,
     split_words,
 )
-from alert_state_machine import Transition
-from alert_store import AlertFilter
-from alert_store import AlertReport as Report
+from foundation.errors import Fault
 
 Resolution = Literal["fixed", "no_action", "false_positive", "duplicate"]
 Message = Annotated[Text, StringConstraints(min_length=1, max_length=2000)]
-MetricName = Annotated[Text, StringConstraints(max_length=200)]
+LONGEST_METRIC = 200
+LONGEST_TEXT_SEARCH = timedelta(days=31)
+MetricName = Annotated[Text, StringConstraints(max_length=LONGEST_METRIC)]
 EXAMPLE_DEVICE = "3a9ccfce-9773-4c72-b905-6a850e961587"
 
 
@@ -59,16 +70,13 @@ class AlertReport(Schema):
     @field_validator("metadata")
     @classmethod
     def _check_metadata(cls, value: dict[str, Any]) -> dict[str, Any]:
-        for fault in check_json_value(value, ""):
-            raise ValueError(f"{fault.field.removeprefix('.') or 'a key'} {fault.message}")
+        faults = list(check_json_value(value, ""))
+        metric = value.get("metric")
+        if isinstance(metric, str) and len(metric) > LONGEST_METRIC:
+            faults.append(Fault(".metric", f"must have at most {LONGEST_METRIC} characters"))
+        if faults:
+            raise faults_within(faults)
         return value
-
-    @model_validator(mode="after")
-    def _check_metadata_metric(self) -> AlertReport:
-        metric = self.metadata.get("metric")
-        if self.metric is None and isinstance(metric, str) and len(metric) > 200:
-            raise ValueError("metadata.metric must have at most 200 characters")
-        return self
 
     def to_report(self) -> Report:
         """Return the report for the domain."""
@@ -237,13 +245,14 @@ class AlertQuery(RangeQuery):
         None, description="text in the message; with a device or at most 31 days"
     )
 
-    @model_validator(mode="after")
-    def _bound_text_search(self) -> AlertQuery:
-        if self.q is None or self.device_id is not None:
-            return self
-        if self.start_date is None or (self.end_date is not None and (self.end_date - self.start_date).days > 31):
-            raise ValueError("q needs a device_id, or a start_date and end_date at most 31 days apart")
-        return self
+    @field_validator("q")
+    @classmethod
+    def _bound_text_search(cls, text: str | None, info: ValidationInfo) -> str | None:
+        start, end = info.data.get("start_date"), info.data.get("end_date")
+        is_bounded = start is not None and end is not None and end - start <= LONGEST_TEXT_SEARCH
+        if text is not None and info.data.get("device_id") is None and not is_bounded:
+            raise ValueError("needs a device_id, or a start_date and end_date at most 31 days apart")
+        return text
 
     def to_filter(self) -> AlertFilter:
         """Return the filter for the domain."""
@@ -465,7 +474,7 @@ class ComplianceReport(Schema):
     data: list[SeverityCompliance]
 
 
-def default_range(query: ComplianceQuery, now: datetime, span: Any) -> tuple[datetime, datetime]:  # noqa: ANN401
+def default_range(query: ComplianceQuery, now: datetime, span: Any) -> tuple[datetime, datetime]:
     """Return the range asked for, or the ``span`` up to now."""
     end_at = query.end_date or now
     return query.start_date or end_at - span, end_at

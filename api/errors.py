@@ -51,13 +51,17 @@ MESSAGE_BY_STATUS = {
 
 def register_error_handlers(app: Flask) -> None:
     """Make every error of the app answer with the envelope."""
-    app.register_error_handler(DomainError, _answer_domain_error)
+    app.register_error_handler(DomainError, answer_domain_error)
     app.register_error_handler(HTTPException, _answer_http_error)
     app.register_error_handler(Exception, _answer_fault)
 
 
 def envelope(
-    status: int, code: str, message: str, faults: tuple[Fault, ...] = (), **more: Any  # noqa: ANN401
+    status: int,
+    code: str,
+    message: str,
+    faults: tuple[Fault, ...] = (),
+    **more: Any,
 ) -> Response:
     """Return the error answer; ``more`` adds fields such as ``current_state``."""
     body = {
@@ -77,7 +81,8 @@ def _status_of(error: DomainError) -> int:
     return next(STATUS_BY_ERROR[kind] for kind in type(error).__mro__ if kind in STATUS_BY_ERROR)
 
 
-def _answer_domain_error(error: DomainError) -> Response:
+def answer_domain_error(error: DomainError) -> Response:
+    """Return the answer to an error of the domain."""
     status = _status_of(error)
     if isinstance(error, ValidationFailed):
         return envelope(status, error.code, error.message, error.faults)

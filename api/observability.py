@@ -38,13 +38,20 @@ LATENCY_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0,
 
 REQUESTS = Counter("advanced_alerting_http_requests", "Requests", ["method", "route", "status"])
 LATENCY = Histogram(
-    "advanced_alerting_http_request_duration_seconds", "Time to answer", ["method", "route"], buckets=LATENCY_BUCKETS
+    "advanced_alerting_http_request_duration_seconds",
+    "Time to answer",
+    ["method", "route"],
+    buckets=LATENCY_BUCKETS,
 )
 POOL_IN_USE = Gauge(
-    "advanced_alerting_database_connections_in_use", "Connections lent to requests", multiprocess_mode="livesum"
+    "advanced_alerting_database_connections_in_use",
+    "Connections lent to requests",
+    multiprocess_mode="livesum",
 )
 POOL_SIZE = Gauge(
-    "advanced_alerting_database_connections_limit", "Most connections that may be lent", multiprocess_mode="livesum"
+    "advanced_alerting_database_connections_limit",
+    "Most connections that may be lent",
+    multiprocess_mode="livesum",
 )
 
 

@@ -19,6 +19,7 @@ from api.routing import PUBLIC, Operation, PlainText
 from api.schemas import ErrorAnswer
 
 Json = dict[str, Any]
+References = dict[tuple[type[BaseModel], str], Json]
 
 REFERENCE = "#/components/schemas/{model}"
 IDENTIFIER_SCHEMA = {"type": "string", "pattern": "^[1-9][0-9]*$", "example": "1"}
@@ -37,6 +38,8 @@ TAGS = {
     "Alerts": "Report, list, acknowledge, investigate and resolve",
     "Groups": "Alerts that belong together",
     "SLA": "Targets and compliance",
+    "Escalation": "Who is to be paged for what, tier by tier",
+    "On-call": "Whose turn it is",
     "Accounts": "Login, and who may do what",
     "Operations": "For those who run the service",
 }
@@ -49,11 +52,13 @@ paste it. Times are ISO 8601 in UTC; identifiers are strings in answers, strings
 class Documentation(Swagger):  # type: ignore[misc]  # flasgger has no types
     """Flasgger's page over our specification; it collects nothing from docstrings."""
 
-    def get_apispecs(self, endpoint: str = "openapi") -> Json:  # noqa: ARG002  # flasgger passes it
+    apispecs: dict[str, Json]
+
+    def get_apispecs(self, endpoint: str = "openapi") -> Json:
         """Return the specification, built at its first use."""
-        if not self.apispecs:
-            self.apispecs = build_specification(self.app)
-        return cast(Json, self.apispecs)
+        if endpoint not in self.apispecs:
+            self.apispecs[endpoint] = build_specification(self.app)
+        return self.apispecs[endpoint]
 
 
 def document(app: Flask) -> None:
@@ -78,18 +83,21 @@ def documented_operations(app: Flask) -> Iterator[tuple[str, str, str, Operation
         if described is None:
             continue
         for method in sorted((rule.methods or set()) - {"HEAD", "OPTIONS"}):
-            yield rule.rule, method, cast(Any, view).permission, described
+            yield rule.rule, method, cast("Any", view).permission, described
 
 
 def build_specification(app: Flask) -> Json:
     """Return the OpenAPI 3.0.3 document of an app."""
     operations = list(documented_operations(app))
     bodies = {op.body for *_, op in operations if op.body}
-    answers = {model for *_, op in operations for model in op.answers.values() if model is not PlainText}
+    answers: set[type[BaseModel]] = {ErrorAnswer}
+    answers.update(model for *_, op in operations for model in op.answers.values() if model is not PlainText)
     wanted: list[tuple[type[BaseModel], JsonSchemaMode]] = [(model, "validation") for model in bodies]
-    wanted += [(model, "serialization") for model in {*answers, ErrorAnswer}]
+    wanted += [(model, "serialization") for model in answers]
     wanted.sort(key=lambda pair: (pair[0].__name__, pair[1]))
-    references, definitions = models_json_schema(wanted, ref_template=REFERENCE)
+    # Typed loosely: the type that pydantic names here is private.
+    made: Any = models_json_schema(wanted, ref_template=REFERENCE)
+    references, definitions = made
     paths: Json = {}
     for path, method, permission, described in operations:
         paths.setdefault(re.sub(r"<(?:\w+:)?(\w+)>", r"{\1}", path), {})[method.lower()] = _describe(
@@ -108,7 +116,7 @@ def build_specification(app: Flask) -> Json:
     }
 
 
-def _describe(path: str, method: str, permission: str, described: Operation, references: Json) -> Json:
+def _describe(path: str, method: str, permission: str, described: Operation, references: References) -> Json:
     is_public = permission == PUBLIC
     text = described.description
     if not is_public:
@@ -119,10 +127,12 @@ def _describe(path: str, method: str, permission: str, described: Operation, ref
         "summary": described.summary,
         "description": text,
         "security": [] if is_public else [{"bearer": []}],
-        "parameters": [*_path_parameters(path), *_query_parameters(described), *_header_parameters(described)],
-        "responses": {
-            str(status): _answer(model, references) for status, model in sorted(described.answers.items())
-        },
+        "parameters": [
+            *_path_parameters(path),
+            *_query_parameters(described),
+            *_header_parameters(described),
+        ],
+        "responses": {str(status): _answer(model, references) for status, model in sorted(described.answers.items())},
     }
     shown["responses"].update(_errors(path, described, is_public=is_public))
     if described.body is not None:
@@ -139,7 +149,7 @@ def _operation_id(path: str, method: str) -> str:
     return f"{method.lower()}_{words}"
 
 
-def _answer(model: type[BaseModel], references: Json) -> Json:
+def _answer(model: type[BaseModel], references: References) -> Json:
     description = (model.__doc__ or "").strip().splitlines()[0]
     if model is PlainText:
         return {"description": description, "content": {"text/plain": {"schema": {"type": "string"}}}}
@@ -195,7 +205,7 @@ def _query_parameters(described: Operation) -> list[Json]:
     return parameters
 
 
-def to_openapi_30(schema: Any) -> Any:  # noqa: ANN401  # any part of a JSON Schema
+def to_openapi_30(schema: Any) -> Any:  # any part of a JSON Schema
     """Return a JSON Schema 2020-12 as OpenAPI 3.0 writes it."""
     if isinstance(schema, list):
         return [to_openapi_30(item) for item in schema]

@@ -43,7 +43,9 @@ def get_health() -> Answer:
 @operations_bp.get("/ready")
 @public
 @operation(
-    "The database answers, is migrated, and a worker beats", tag="Operations", answers={200: Readiness, 503: Readiness}
+    "The database answers, is migrated, and a worker beats",
+    tag="Operations",
+    answers={200: Readiness, 503: Readiness},
 )
 def get_readiness() -> Answer:
     """Ask the database, the migrations and the worker's last beat."""

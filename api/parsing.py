@@ -8,11 +8,12 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, TypeVar
 
 from flask import request
 from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic_core import PydanticCustomError
 from werkzeug.datastructures import MultiDict
 from werkzeug.exceptions import UnsupportedMediaType
 
@@ -21,6 +22,7 @@ from foundation.errors import Fault, ValidationFailed
 Model = TypeVar("Model", bound=BaseModel)
 
 INT64_MAX = 2**63 - 1
+_FAULTS_WITHIN = "faults_within"
 IDENTIFIER = re.compile(r"[1-9][0-9]{0,18}")
 
 
@@ -75,15 +77,23 @@ def parse_query(model: type[Model], arguments: MultiDict[str, str]) -> Model:
 
 def describe_faults(error: ValidationError, prefix: str = "") -> list[Fault]:
     """Return one fault per wrong field, in the words of the API."""
-    faults = []
+    faults: list[Fault] = []
     for item in error.errors(include_url=False, include_input=False):
-        field = prefix + _field_path(item["loc"]) or "body"
-        faults.append(Fault(field, _say(item["type"], item["msg"])))
+        field = prefix + _field_path(item["loc"])
+        if item["type"] == _FAULTS_WITHIN:
+            faults.extend(Fault((field + f.field).removeprefix("."), f.message) for f in item["ctx"]["faults"])
+        else:
+            faults.append(Fault(field or "body", _say(item["type"], item["msg"])))
     return faults
 
 
+def faults_within(faults: Sequence[Fault]) -> PydanticCustomError:
+    """Return the error for a validator that found faults at places within its value (``.metric``, ``[2].name``)."""
+    return PydanticCustomError(_FAULTS_WITHIN, "is not valid", {"faults": list(faults)})
+
+
 def check_json_value(value: object, path: str) -> Iterator[Fault]:
-    """Yield what PostgreSQL's jsonb cannot hold or other readers cannot read: NUL, lone surrogates, NaN, huge integers."""
+    """Yield what jsonb cannot hold or other readers cannot read: NUL, lone surrogates, NaN, huge integers."""
     if isinstance(value, str):
         fault = check_text(value)
         if fault:

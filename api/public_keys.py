@@ -79,9 +79,7 @@ def read_pem(setting: str) -> PublicKey:
     except OSError as error:
         raise SettingsError(f"JWT_PUBLIC_KEY: the file cannot be read ({error.strerror})") from error
     except (ValueError, UnsupportedAlgorithm) as error:
-        raise SettingsError(
-            "JWT_PUBLIC_KEY: must be an RSA (2048 bits or more) or P-256 public key in PEM"
-        ) from error
+        raise SettingsError("JWT_PUBLIC_KEY: must be an RSA (2048 bits or more) or P-256 public key in PEM") from error
 
 
 def describe_key(key: object) -> PublicKey:
@@ -141,9 +139,7 @@ class KeySet:
                 self._lock.release()
         found = self._keys.get(key_id) if self._age() < USABLE_FOR else None
         if found is None and self._is_away:
-            raise Unavailable(
-                "the identity provider's keys cannot be fetched", retry_after_seconds=PAUSE_SECONDS
-            )
+            raise Unavailable("the identity provider's keys cannot be fetched", retry_after_seconds=PAUSE_SECONDS)
         return found
 
     def _age(self) -> timedelta:

@@ -5,12 +5,17 @@ from __future__ import annotations
 import hashlib
 import time
 
-from flask import Flask, request
+from flask import Flask, Response, request
 from flask_limiter import Limiter, RateLimitExceeded
 
+from api.errors import answer_domain_error
 from foundation.errors import TooManyRequests
 
-UNLIMITED_ENDPOINTS = ("operations_api.get_health", "operations_api.get_readiness", "operations_api.get_metrics")
+UNLIMITED_ENDPOINTS = (
+    "operations_api.get_health",
+    "operations_api.get_readiness",
+    "operations_api.get_metrics",
+)
 
 
 def limit_requests(app: Flask, limit: str) -> None:
@@ -30,10 +35,10 @@ def limit_requests(app: Flask, limit: str) -> None:
     )
 
     @app.errorhandler(RateLimitExceeded)
-    def refuse(error: RateLimitExceeded) -> None:  # noqa: ARG001  # flask passes it
+    def refuse(_: RateLimitExceeded) -> Response:
         current = limiter.current_limit
         wait = max(1, int(current.reset_at - time.time()) + 1) if current else 1
-        raise TooManyRequests("too many requests with this token", wait)
+        return answer_domain_error(TooManyRequests("too many requests with this token", wait))
 
 
 def _identify_caller() -> str:

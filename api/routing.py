@@ -53,13 +53,13 @@ class Operation:
     errors: tuple[int, ...] = ()
 
 
-def operation(summary: str, *, tag: str, answers: Mapping[int, type[BaseModel]], **more: Any) -> Callable[[View], View]:  # noqa: ANN401
+def operation(summary: str, *, tag: str, answers: Mapping[int, type[BaseModel]], **more: Any) -> Callable[[View], View]:
     """Document a view and hand it its parsed ``body`` and ``query``; it returns ``(payload, status)`` or a Response."""
     described = Operation(summary, tag, answers, **more)
 
     def decorate(view: View) -> View:
         @functools.wraps(view)
-        def run(**arguments: Any) -> Response:  # noqa: ANN401
+        def run(**arguments: Any) -> Response:
             for name, text in arguments.items():
                 arguments[name] = _parse_path_identifier(name, text)
             if described.query is not None:

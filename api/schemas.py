@@ -30,7 +30,7 @@ def parse_instant(value: object) -> datetime:
     try:
         instant = datetime.fromisoformat(value)
         if instant.tzinfo is None:
-            raise ValueError("needs an offset")  # noqa: TRY301
+            raise ValueError("needs an offset")
         return instant.astimezone(UTC)
     except (ValueError, OverflowError) as error:
         raise ValueError("must be an ISO 8601 time with an offset, such as 2026-11-23T08:00:00+00:00") from error
@@ -41,11 +41,11 @@ def _parse_identifier(value: object) -> int:
         return value
     identifier = parse_identifier(value) if isinstance(value, str) else None
     if identifier is None:
-        raise ValueError("must be an identifier, such as 42 or \"42\"")
+        raise ValueError('must be an identifier, such as 42 or "42"')
     return identifier
 
 
-def _check_text(value: Any) -> Any:  # noqa: ANN401
+def _check_text(value: Any) -> Any:
     if isinstance(value, str) and (fault := check_text(value)):
         raise ValueError(fault)
     return value
@@ -58,9 +58,7 @@ def split_words(value: object) -> object:
 
 Text = Annotated[str, BeforeValidator(_check_text)]
 Notes = Annotated[Text, StringConstraints(max_length=4000)]
-Instant = Annotated[
-    datetime, BeforeValidator(parse_instant), WithJsonSchema({"type": "string", "format": "date-time"})
-]
+Instant = Annotated[datetime, BeforeValidator(parse_instant), WithJsonSchema({"type": "string", "format": "date-time"})]
 Identifier = Annotated[
     int,
     BeforeValidator(_parse_identifier),

@@ -11,7 +11,16 @@ from foundation.paging import Page
 
 Row = Mapping[str, Any]
 
-SLA_FIELDS = ("target_tta", "target_ttr", "actual_tta", "actual_ttr", "tta_breached", "ttr_breached", "tta_at_risk", "ttr_at_risk")
+SLA_FIELDS = (
+    "target_tta",
+    "target_ttr",
+    "actual_tta",
+    "actual_ttr",
+    "tta_breached",
+    "ttr_breached",
+    "tta_at_risk",
+    "ttr_at_risk",
+)
 SLA_TIMES = ("tta_due_at", "ttr_due_at", "acknowledged_at", "resolved_at")
 
 
@@ -83,11 +92,13 @@ def show_page(page: Page, show_row: Callable[[Row], Row]) -> dict[str, Any]:
     }
 
 
-def show_history(alert_id: int, rows: Any) -> dict[str, Any]:  # noqa: ANN401
+def show_history(alert_id: int, rows: Any) -> dict[str, Any]:
     """Return the timeline of an alert."""
     entries = []
     for row in rows:
-        entry = {name: row[name] for name in ("kind", "by", "previous_state", "state", "implied", "notes", "resolution")}
+        entry = {
+            name: row[name] for name in ("kind", "by", "previous_state", "state", "implied", "notes", "resolution")
+        }
         entry["created_at"] = show_time(row["created_at"])
         entry["assigned_to_user_id"] = show_identifier(row["assigned_to_user_id"])
         entries.append(entry)
@@ -103,7 +114,11 @@ def show_group_outcome(outcome: GroupOutcome, target: str) -> dict[str, Any]:
             for alert_id, (before, after) in outcome.changed.items()
         ],
         "unchanged": [
-            {"alert_id": str(alert_id), "state": state, "reason": f"an alert in state {state} cannot become {target}"}
+            {
+                "alert_id": str(alert_id),
+                "state": state,
+                "reason": f"an alert in state {state} cannot become {target}",
+            }
             for alert_id, state in outcome.unchanged.items()
         ],
     }

@@ -7,7 +7,13 @@ from datetime import timedelta
 from flask import g
 
 from alert_api import services
-from api.alert_schemas import ComplianceQuery, ComplianceReport, SlaTargetChanges, SlaTargetsBySeverity, default_range
+from api.alert_schemas import (
+    ComplianceQuery,
+    ComplianceReport,
+    SlaTargetChanges,
+    SlaTargetsBySeverity,
+    default_range,
+)
 from api.auth import require_jwt, require_permission
 from api.routing import Answer, ApiBlueprint, operation
 from api.serialising import show_compliance, show_time
@@ -38,7 +44,7 @@ def list_targets() -> Answer:
 @operation(
     "Change SLA targets for alerts to come",
     tag="SLA",
-    description="Takes what GET answers, whole or in part. Alerts that exist keep their targets. Severities not named stay as they are.",
+    description="Takes what GET answers, whole or in part. Alerts that exist keep their targets.",
     body=SlaTargetChanges,
     answers={200: SlaTargetsBySeverity},
 )

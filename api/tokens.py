@@ -33,7 +33,7 @@ _LAST_INSTANT = datetime.max.replace(tzinfo=UTC).timestamp() - 86400
 _REFUSED = "the token is not valid"
 
 
-def issue_token(  # noqa: PLR0913  # one argument per claim, all named
+def issue_token(  # one argument per claim, all named
     settings: Settings,
     *,
     subject: str,

@@ -27,7 +27,7 @@ STARTING_SECONDS = 30.0
 
 @contextmanager
 def reach_database(settings: Settings) -> Iterator[Settings]:
-    """Yield settings with the address of a database and every secret; an embedded server of our own ends with the block.
+    """Yield settings with the address of a database and every secret; a server of our own ends with the block.
 
     Raises:
         SettingsError: DATA_DIR cannot be used, or the embedded server does not start.

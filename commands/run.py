@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import http.client
 import logging
+import os
+import signal
 import sys
 import time
 from argparse import ArgumentParser, Namespace
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 
 from commands import EXIT_FAILED, write_line
@@ -20,6 +22,7 @@ from foundation.data_folder import (
 )
 from foundation.embedded_postgres import EmbeddedPostgres
 from foundation.errors import SettingsError
+from foundation.launcher import end_with_parent
 from foundation.listening import ensure_port_is_free, probe_address
 from foundation.logging import configure_logging
 from foundation.migrator import migrate
@@ -32,19 +35,27 @@ logger = logging.getLogger(__name__)
 
 START_SECONDS = 60.0
 PROBE_SECONDS = 0.03
+SPARE_CONNECTIONS = 20
 # Together under the 5 s that a stop may take.
-CHILDREN_STOP_SECONDS = 2.5
-DATABASE_STOP_SECONDS = 1.5
+CHILDREN_STOP_SECONDS = 2.3
+DATABASE_STOP_SECONDS = 1.2
+# -P: modules come from the source folder alone, whatever lies in the working folder.
+CHILD_COMMAND = (sys.executable, "-P", "-m", "commands")
 
 
 def add_arguments(parser: ArgumentParser) -> None:
-    """Take no arguments."""
+    """Take how the process ends."""
+    parser.add_argument(
+        "--end-with-parent", action="store_true", help="stop when the process that started this one ends (make run)"
+    )
 
 
 def run(arguments: Namespace, settings: Settings) -> int:
     """Start everything, keep it running, and stop it in order at SIGTERM or Ctrl-C; return 1 for a failed start."""
     configure_logging(settings)
     with StopSignal() as stop, ExitStack() as stack:
+        if arguments.end_with_parent:
+            end_with_parent(os.getppid(), signal.SIGTERM)
         try:
             return _run(settings, stop, stack)
         except SettingsError:
@@ -64,14 +75,15 @@ def _run(settings: Settings, stop: StopSignal, stack: ExitStack) -> int:
         migrate(settings.database_url)
     if stop.is_requested:
         return 0
-    children = _plan_children(settings)
-    stack.callback(stop_children_of, children, CHILDREN_STOP_SECONDS)
-    for child in children:
-        child.start()
-    if not _await_health(settings, children, stop):
+    web, worker = _plan_web(settings), _plan_worker(settings)
+    stack.callback(stop_children_of, [web, worker], CHILDREN_STOP_SECONDS)
+    web.start()
+    if not _await_health(settings, web, stop):
         return 0 if stop.is_requested else EXIT_FAILED
+    # Only now: while it loads, the web server would wait for its share of the processor.
+    worker.start()
     _welcome(settings)
-    Supervisor([*parts, *children]).run_until_stopped(stop)
+    Supervisor([*parts, web, worker]).run_until_stopped(stop)
     logger.info("stopping")
     return 0
 
@@ -108,7 +120,7 @@ def _start_database(settings: Settings, stop: StopSignal) -> Iterator[tuple[Sett
     folder = prepare_data_folder(settings.data_dir)
     with hold_data_folder(folder), ExitStack() as stack:
         ensure_port_is_free(settings.host, settings.port)
-        server = EmbeddedPostgres(folder)
+        server = EmbeddedPostgres(folder, max_connections=count_connections(settings))
         stack.callback(server.stop, DATABASE_STOP_SECONDS)
         url = server.start(lambda: stop.is_requested)
         migrate(url)
@@ -117,31 +129,35 @@ def _start_database(settings: Settings, stop: StopSignal) -> Iterator[tuple[Sett
         yield settings, DatabasePart(server, stop)
 
 
-def _plan_children(settings: Settings) -> list[ChildProcess]:
-    environment = child_environment(settings)
-    # -P: modules come from the source folder alone, whatever lies in the working folder.
-    command = [sys.executable, "-P", "-m", "commands"]
-    return [
-        ChildProcess(
-            "the web server",
-            [*command, "serve"],
-            environment,
-            lambda: ensure_port_is_free(settings.host, settings.port),
-        ),
-        ChildProcess("the worker", [*command, "worker"], environment),
-    ]
+def count_connections(settings: Settings) -> int:
+    """Return how many connections the server has to take: full pools everywhere, and some for people and commands."""
+    return (settings.web_workers + 1) * settings.database_pool_size + SPARE_CONNECTIONS
 
 
-def _await_health(settings: Settings, children: Sequence[ChildProcess], stop: StopSignal) -> bool:
-    """Return whether the service answers; a child that ends now has a fault that another start would not mend."""
+def _plan_web(settings: Settings) -> ChildProcess:
+    return ChildProcess(
+        "the web server",
+        [*CHILD_COMMAND, "serve"],
+        child_environment(settings),
+        check_before_start=lambda: ensure_port_is_free(settings.host, settings.port),
+    )
+
+
+def _plan_worker(settings: Settings) -> ChildProcess:
+    return ChildProcess("the worker", [*CHILD_COMMAND, "worker"], child_environment(settings))
+
+
+def _await_health(settings: Settings, web: ChildProcess, stop: StopSignal) -> bool:
+    """Return whether the service answers; a server that ends now has a fault that another start would not mend."""
     deadline = time.monotonic() + START_SECONDS
     while not stop.wait(PROBE_SECONDS):
         if _is_healthy(settings):
             return True
-        for child in children:
-            if not child.is_running:
-                logger.error("%s ended at its start %s", child.name, child.describe_end())
-                return False
+        if not web.is_running:
+            # A command that fails has said why.
+            if web.exit_code != EXIT_FAILED:
+                logger.error("%s ended at its start %s", web.name, web.describe_end())
+            return False
         if time.monotonic() > deadline:
             logger.error("the web server does not answer after %.0f s", START_SECONDS)
             return False

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import sys
 import tempfile
 from argparse import ArgumentParser, Namespace
@@ -14,9 +15,9 @@ from pathlib import Path
 from typing import Any
 
 from commands.database_access import SOURCE_FOLDER, child_environment, require_database
+from foundation.launcher import end_with_parent
 from foundation.listening import ensure_port_is_free
 from foundation.logging import configure_logging
-from foundation.processes import die_with_parent
 from foundation.settings import Settings
 
 METRICS_VARIABLE = "PROMETHEUS_MULTIPROC_DIR"
@@ -41,14 +42,16 @@ def run(arguments: Namespace, settings: Settings) -> int:
         # The web processes read their settings from the environment, like any other process.
         os.environ.update(child_environment(settings))
         os.environ[METRICS_VARIABLE] = str(folder)
+        _check_keys(settings)
         return _serve(settings)
 
 
 def _serve(settings: Settings) -> int:
-    import app_advanced  # noqa: F401  # imported before the processes fork: they share its memory and its time
     from granian.constants import HTTPModes, Interfaces
     from granian.log import LogLevels
     from granian.server import Server
+
+    import app_advanced  # noqa: F401  # imported before the processes fork: they share its memory and its time
 
     server = Server(
         "app_advanced:create_app",
@@ -64,7 +67,6 @@ def _serve(settings: Settings) -> int:
         log_dictconfig=SERVER_LOGGING,
         log_access=False,
         respawn_failed_workers=True,
-        respawn_interval=0,
         workers_kill_timeout=STOP_SECONDS,
     )
     try:
@@ -74,9 +76,16 @@ def _serve(settings: Settings) -> int:
     return 0
 
 
+def _check_keys(settings: Settings) -> None:
+    # Here a wrong key is one line; in the web processes it would be a crash of each.
+    from api.tokens import TokenVerifier
+
+    TokenVerifier(settings)
+
+
 def load_application(settings: Settings, server_pid: int) -> Callable[..., Any]:
     """Return the application of one web process, which ends with the serving process."""
-    die_with_parent(server_pid)
+    end_with_parent(server_pid, signal.SIGKILL)
     configure_logging(settings)
     from app_advanced import create_app
 

@@ -26,9 +26,7 @@ def run(arguments: Namespace, settings: Settings) -> int:
     from api.tokens import issue_token
 
     write_line(
-        issue_token(
-            add_generated_secrets(settings), subject=arguments.user, role=arguments.role, hours=arguments.hours
-        )
+        issue_token(add_generated_secrets(settings), subject=arguments.user, role=arguments.role, hours=arguments.hours)
     )
     return 0
 

@@ -12,9 +12,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from foundation.errors import SettingsError
+from foundation.processes import await_condition
 
 LOCK_NAME = "run.lock"
 RUN_FILE_NAME = "run.json"
+# A predecessor that is just stopping gets this long to finish.
+LOCK_WAIT_SECONDS = 2.0
 
 
 @dataclass(frozen=True)
@@ -54,12 +57,10 @@ def hold_data_folder(folder: Path) -> Iterator[None]:
     """
     descriptor = os.open(folder / LOCK_NAME, os.O_RDWR | os.O_CREAT, 0o600)
     try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
+        if not await_condition(lambda: _try_lock(descriptor, fcntl.LOCK_EX), LOCK_WAIT_SECONDS):
             running = read_running_service(folder)
             owner = f" (process {running.pid})" if running else ""
-            raise SettingsError(f"DATA_DIR: {folder} is in use by another run{owner}") from error
+            raise SettingsError(f"DATA_DIR: {folder} is in use by another run{owner}")
         # What a killed predecessor told holds no longer.
         (folder / RUN_FILE_NAME).unlink(missing_ok=True)
         yield
@@ -74,12 +75,17 @@ def is_data_folder_held(folder: Path) -> bool:
     except FileNotFoundError:
         return False
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
+        return not _try_lock(descriptor, fcntl.LOCK_SH)
     finally:
         os.close(descriptor)
-    return False
+
+
+def _try_lock(descriptor: int, kind: int) -> bool:
+    try:
+        fcntl.flock(descriptor, kind | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 @contextmanager

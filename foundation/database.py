@@ -211,5 +211,9 @@ def _translate_own_error(code: str, error: psycopg2.Error) -> DomainError | None
 
 
 def _unique_message(constraint: str) -> str:
-    known = {"users_email_unique": "a user with this e-mail exists already"}
+    known = {
+        "users_email_unique": "a user with this e-mail exists already",
+        "escalation_policies_name_unique": "a policy with this name exists already",
+        "on_call_schedules_name_unique": "a schedule with this name exists already",
+    }
     return known.get(constraint, "it exists already")

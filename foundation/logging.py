@@ -46,7 +46,7 @@ class JsonFormatter(logging.Formatter):
 
 
 class TextFormatter(logging.Formatter):
-    """Time, level, logger, message, then the extra fields as ``name=value``; a traceback follows on lines of its own."""
+    """Time, level, logger, message, the extra fields as ``name=value``; a traceback follows on lines of its own."""
 
     def format(self, record: logging.LogRecord) -> str:
         """Return the line; line breaks in the message are escaped, so that nobody can forge a record."""

@@ -69,7 +69,7 @@ class PageRequest:
         return offset
 
     def parameters(self) -> dict[str, Any]:
-        """Return the parameters that the list queries share; one row more than asked tells whether there is a next page."""
+        """Return what the list queries share; one row more than asked tells whether there is a next page."""
         return {
             "cursor_at": self.cursor.at if self.cursor else None,
             "cursor_id": self.cursor.identifier if self.cursor else None,
@@ -92,7 +92,13 @@ class Page:
 
 
 def build_page(
-    rows: Sequence[Mapping[str, Any]], page: PageRequest, total: int, at_column: str, id_column: str, *, is_estimate: bool
+    rows: Sequence[Mapping[str, Any]],
+    page: PageRequest,
+    total: int,
+    at_column: str,
+    id_column: str,
+    *,
+    is_estimate: bool,
 ) -> Page:
     """Return the page for ``rows`` that were fetched with ``limit`` one higher than asked."""
     shown = rows[: page.limit]

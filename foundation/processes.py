@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import os
 import select
 import signal
@@ -14,24 +13,9 @@ from pathlib import Path
 from types import FrameType, TracebackType
 from typing import IO
 
-PR_SET_PDEATHSIG = 1
 POLL_SECONDS = 0.02
-
-# Loaded at import: between fork and exec no library may be opened.
-_libc = ctypes.CDLL(None, use_errno=True) if sys.platform == "linux" else None
-
-
-def die_with_parent(parent_pid: int, signal_number: int = signal.SIGKILL) -> None:
-    """Have the kernel send ``signal_number`` to this process when its parent ends; a no-op outside Linux.
-
-    The kernel watches the thread that forked, so children are to be started from a thread that lives as long as
-    the process. A parent that ended before the request was made is seen by its number.
-    """
-    if _libc is None:
-        return
-    _libc.prctl(PR_SET_PDEATHSIG, int(signal_number), 0, 0, 0)
-    if os.getppid() != parent_pid:
-        os._exit(1)
+LAUNCHER = Path(__file__).with_name("launcher.py")
+SAME_ACCOUNT = (-1, -1)
 
 
 def start_child(
@@ -39,30 +23,23 @@ def start_child(
     *,
     environment: Mapping[str, str] | None = None,
     signal_on_parent_death: int = signal.SIGKILL,
-    account: tuple[int, int] | None = None,
+    account: tuple[int, int] = SAME_ACCOUNT,
     output: IO[bytes] | None = None,
 ) -> subprocess.Popen[bytes]:
-    """Start a process that ends with this one.
+    """Start a program, by its full path, that ends with this process (on Linux).
 
     It gets a session of its own, so that Ctrl-C in the terminal reaches the parent alone, which then stops its
     children in order. ``account`` is the (user, group) to run under, for a parent that is root; ``output``
     takes what the child prints (otherwise the parent's streams do).
     """
-    parent_pid = os.getpid()
-    user, group = account or (None, None)
-    return subprocess.Popen(
-        [str(word) for word in command],
+    launcher = [sys.executable, "-I", "-S", LAUNCHER, os.getpid(), int(signal_on_parent_death), *account]
+    return subprocess.Popen(  # noqa: S603  # our own commands, never a shell
+        [str(word) for word in [*launcher, *command]],
         env=None if environment is None else dict(environment),
         stdin=subprocess.DEVNULL,
         stdout=output,
         stderr=output,
         start_new_session=True,
-        user=user,
-        group=group,
-        extra_groups=None if account is None else [],
-        # It runs after the change of account, which would clear the request; a launcher process instead would cost
-        # the start of one more interpreter. Callers are single-threaded, where preexec_fn is safe.
-        preexec_fn=lambda: die_with_parent(parent_pid, signal_on_parent_death),  # noqa: PLW1509
     )
 
 

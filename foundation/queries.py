@@ -12,6 +12,6 @@ SQL_FOLDER = Path(__file__).resolve().parent.parent / "sql"
 
 
 @cache
-def load_queries(stem: str) -> Any:  # noqa: ANN401  # aiosql makes the methods at run time
+def load_queries(stem: str) -> Any:  # aiosql makes the methods at run time
     """Return the queries of ``sql/{stem}.sql`` as methods that take a connection and named parameters."""
     return aiosql.from_path(SQL_FOLDER / f"{stem}.sql", "psycopg2", mandatory_parameters=False)

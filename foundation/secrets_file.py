@@ -42,7 +42,9 @@ def ensure_jwt_secret(data_dir: Path) -> str:
     except (OSError, UnicodeDecodeError) as error:
         raise SettingsError(f"DATA_DIR: {path} cannot be read or written ({error})") from error
     if len(secret) < MINIMUM_SECRET_BYTES:
-        raise SettingsError(f"DATA_DIR: {path} holds no secret of {MINIMUM_SECRET_BYTES} bytes; remove it for a new one")
+        raise SettingsError(
+            f"DATA_DIR: {path} holds no secret of {MINIMUM_SECRET_BYTES} bytes; remove it for a new one"
+        )
     return secret
 
 

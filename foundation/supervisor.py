@@ -66,9 +66,14 @@ class ChildProcess:
         self._check_before_start()
         self.process = start_child(self._command, environment=self._environment)
 
+    @property
+    def exit_code(self) -> int | None:
+        """The code it ended with, negative for a signal; None while it runs."""
+        return self.process.poll() if self.process else None
+
     def describe_end(self) -> str:
         """Return the exit code or the signal that ended it."""
-        code = self.process.poll() if self.process else None
+        code = self.exit_code
         return f"by signal {-code}" if code is not None and code < 0 else f"with exit code {code}"
 
 
@@ -102,9 +107,7 @@ class Supervisor:
             self._deaths[part.name] = 1 if is_first else self._deaths[part.name] + 1
             delay_seconds = restart_delay(self._deaths[part.name])
             self._restart_at[part.name] = now + delay_seconds
-            logger.error(
-                "%s ended %s; it starts again in %.1f s", part.name, part.describe_end(), delay_seconds
-            )
+            logger.error("%s ended %s; it starts again in %.1f s", part.name, part.describe_end(), delay_seconds)
         elif now >= self._restart_at[part.name]:
             del self._restart_at[part.name]
             self._started_at[part.name] = now

@@ -96,6 +96,7 @@ DECLARE
     v_joined    record;
     v_last_at   timestamptz;
     v_key       text;
+    v_opened    integer := 0;
     r           record;
 BEGIN
     FOR r IN
@@ -115,10 +116,12 @@ BEGIN
                 r.device_id, r.metric, r.key_class, r.severity, r.occurred_at, p_window_seconds, 0);
             v_key := r.key;
             v_last_at := v_joined.last_occurrence_at;
+            v_opened := v_opened + v_joined.opened::integer;
         END IF;
         v_last_at := GREATEST(v_last_at, r.occurred_at);
         v_group_ids[r.position] := v_joined.group_id;
     END LOOP;
+    INSERT INTO tally_entries (groups_opened) VALUES (v_opened);
     RETURN v_group_ids;
 END $$;
 
@@ -179,10 +182,10 @@ LANGUAGE sql AS $$
                      max(severity) AS severity
               FROM raised GROUP BY group_id) AS n
         WHERE g.id = n.group_id
-        RETURNING g.occurrence_count, g.occurrence_count = n.arrived AS opened
+        RETURNING g.occurrence_count
     )
-    INSERT INTO tally_entries (severity, state, alerts, groups_opened, largest_group)
-    SELECT severity, state, count(*), 0, 0 FROM raised GROUP BY severity, state
+    INSERT INTO tally_entries (severity, state, alerts, largest_group)
+    SELECT severity, state, count(*), 0 FROM raised GROUP BY severity, state
     UNION ALL
-    SELECT NULL, NULL, 0, count(*) FILTER (WHERE opened), max(occurrence_count) FROM counted;
+    SELECT NULL, NULL, 0, max(occurrence_count) FROM counted;
 $$;

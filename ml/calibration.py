@@ -31,9 +31,7 @@ class ConfidenceTable:
         rising = all(low < high for low, high in pairwise(self.scores))
         monotone = all(low <= high for low, high in pairwise(self.confidences))
         bounded = all(0.0 <= confidence <= 1.0 for confidence in self.confidences)
-        if not (
-            self.scores and len(self.scores) == len(self.confidences) and rising and monotone and bounded
-        ):
+        if not (self.scores and len(self.scores) == len(self.confidences) and rising and monotone and bounded):
             raise ValueError("a confidence table must rise in its scores and never fall in its confidences")
 
     def find_confidence(self, score: float) -> float:

@@ -26,9 +26,7 @@ NORMAL = 1
 
 
 class Prediction(NamedTuple):
-    """What a model says of one reading: -1 anomaly or 1 normal, the confidence (0..1), and the score behind
-    it.
-    """
+    """What a model says of one reading: -1 anomaly or 1 normal, the confidence (0..1), the score behind it."""
 
     is_anomaly: int
     confidence: float
@@ -156,9 +154,7 @@ class Detector(ABC):
         """Take over what `export_state` gave; raises KeyError or ValueError where it does not fit."""
         step_seconds, self._smoothed, rows_seen = unpack_numbers(state["own.scalars"], 3)
         self.rows_seen = int(rows_seen)
-        self._waiting = [
-            Row(at, value, step, gap > 0.0) for at, value, step, gap in state["own.waiting"].tolist()
-        ]
+        self._waiting = [Row(at, value, step, gap > 0.0) for at, value, step, gap in state["own.waiting"].tolist()]
         self._intake.restore_state(select_state(state, "intake"))
         if step_seconds:
             self._build_for(step_seconds)

@@ -61,10 +61,11 @@ def score_series(algorithm: str, series: LabelledSeries) -> Floats:
 def fit_confidences(counts: AlertCounts) -> Floats:
     """For each threshold the share of real alerts that a series nobody has seen can be promised.
 
-    Real alerts are counted. False ones are not, they are too few to count at high scores: their number at
-    FALSE_FROM_SCORE is, one more is added that has not been seen yet, and from there they fall tenfold for
-    each unit of a score that is -log10 of a chance. UNSEEN_FACTOR is what the detector, built on these
-    series, may be worse on others.
+    Real alerts are counted at every threshold. False ones are too few for that at high scores: they are
+    counted at FALSE_FROM_SCORE alone, UNSEEN_ALERTS are added that nobody has seen yet, and from there they
+    fall tenfold for each unit of a score that is -log10 of a chance. UNSEEN_FACTOR is what the detector,
+    built on these series, may be worse on others. A share of real alerts at or above a score is then
+    real / (real + false), made monotone and capped.
     """
     from sklearn.isotonic import IsotonicRegression
 

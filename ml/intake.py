@@ -15,9 +15,7 @@ LARGEST_VALUE = 1e100  # beyond it squares overflow; no sensor measures such a q
 
 
 class Row(NamedTuple):
-    """A reading that a model may learn: its time (seconds since 1970), value, step, and whether a gap lies
-    before it.
-    """
+    """A reading that a model may learn; its time is in seconds since 1970."""
 
     at_seconds: float
     value: float
@@ -101,6 +99,4 @@ class Intake:
         self._steps.restore_state(select_state(state, "steps"))
         numbers = unpack_numbers(state["own.scalars"], 7)
         self._last_at, self._last_row_at, self._bucket, self._bucket_sum = numbers[:4]
-        self._bucket_count, self.rejected_values, self.rejected_times = (
-            int(number) for number in numbers[4:]
-        )
+        self._bucket_count, self.rejected_values, self.rejected_times = (int(number) for number in numbers[4:])

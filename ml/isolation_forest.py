@@ -50,9 +50,7 @@ class FlatForest:
 
     def score(self, row: Floats) -> float:
         """How isolated a row is (0..1, 1 the most): the negative of scikit-learn's `score_samples`."""
-        values = row.astype(
-            np.float32
-        )  # scikit-learn compares single precision, and a tie must fall the same way
+        values = row.astype(np.float32)  # scikit-learn compares single precision, and a tie must fall the same way
         nodes = self.roots
         for _ in range(self.levels):
             low = values[self.features[nodes]] <= self.thresholds[nodes]
@@ -76,11 +74,7 @@ class FlatForest:
         levels, scale = unpack_numbers(state["scalars"], 2)
         count = len(state["features"])
         children, roots = state["children"], state["roots"]
-        if (
-            children.shape != (count, 2)
-            or len(state["thresholds"]) != count
-            or len(state["lengths"]) != count
-        ):
+        if children.shape != (count, 2) or len(state["thresholds"]) != count or len(state["lengths"]) != count:
             raise ValueError("the arrays of a forest differ in length")
         if min(children.min(), roots.min()) < 0 or max(children.max(), roots.max()) >= count:
             raise ValueError("a node of a forest leads nowhere")
@@ -92,8 +86,7 @@ class IsolationForestModel(Detector):
     """Isolation in the space of the channels' deviations, learnt once, then judged against its own past.
 
     The trees stay as trained. Their score is one more distance: its tail, learnt online, gives the surprise.
-    The deviations come from the same channels as the default model's. Without 50 training rows it says
-    nothing.
+    The deviations come from the same channels as the default model's. Under 50 training rows it is silent.
     """
 
     algorithm = "isolation_forest"
@@ -168,9 +161,7 @@ def flatten_forest(forest: IsolationForest) -> FlatForest:
     return FlatForest(
         features=np.concatenate([np.maximum(tree.feature, 0) for tree in trees]).astype(np.int16),
         thresholds=np.concatenate([tree.threshold for tree in trees]),
-        children=np.concatenate(
-            [link_children(tree) + start for tree, start in zip(trees, starts, strict=False)]
-        ),
+        children=np.concatenate([link_children(tree) + start for tree, start in zip(trees, starts, strict=False)]),
         lengths=np.concatenate(lengths),
         roots=starts[:-1].astype(np.int32),
         levels=max(tree.max_depth for tree in trees),
@@ -189,11 +180,13 @@ def link_children(tree: Any) -> NDArray[np.int32]:
 
 def measure_paths(tree: Any) -> Floats:
     """For each node the path that ends in it: its depth and the average path of the rows left in it."""
-    depths = np.zeros(tree.node_count)
+    depths: Floats = np.zeros(tree.node_count)
     for node, (left, right) in enumerate(zip(tree.children_left, tree.children_right, strict=True)):
         if left >= 0:
             depths[left] = depths[right] = depths[node] + 1.0
-    return depths + np.array([measure_average_path(int(rows)) for rows in tree.n_node_samples])
+    rest: Floats = np.array([measure_average_path(int(rows)) for rows in tree.n_node_samples])
+    depths += rest
+    return depths
 
 
 def measure_average_path(rows: int) -> float:

@@ -18,8 +18,7 @@ from ml.state import Floats
 
 @dataclass(frozen=True)
 class LabelledSeries:
-    """One series: readings, the rows shown for training, and the windows (first and last row) that hold a
-    fault.
+    """One series: its readings, how many train, and the windows (first and last row) that hold a fault.
 
     `clock` is the time observed: gaps count three steps at most. Alerts no further apart than `gap_seconds`
     are one; one that goes on is raised again after `remind_seconds`.

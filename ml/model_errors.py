@@ -9,8 +9,10 @@ ModelError
 
 from __future__ import annotations
 
+from foundation.errors import DomainError
 
-class ModelError(Exception):
+
+class ModelError(DomainError):
     """A model cannot be made, trained or loaded."""
 
     code = "model_error"
@@ -23,9 +25,7 @@ class ModelFormatError(ModelError):
 
 
 class ModelTamperedError(ModelError):
-    """The seal over a stored model does not match: the bytes, or what they are said to belong to, were
-    changed.
-    """
+    """The seal over a stored model does not match: the bytes, or their owner, were changed."""
 
     code = "model_tampered"
 

@@ -55,9 +55,7 @@ def open_model(sealed: bytes, identity: ModelIdentity, key: bytes) -> Detector:
         raise ModelFormatError("these bytes are no sealed model")
     _, written_format, seal, text_length = HEADER.unpack_from(sealed)
     if written_format != FORMAT:
-        raise ModelFormatError(
-            f"the model has format {written_format}, this release reads {FORMAT}: train it again"
-        )
+        raise ModelFormatError(f"the model has format {written_format}, this release reads {FORMAT}: train it again")
     payload = sealed[HEADER.size :]
     expected = compute_seal(identity, key, text_length, payload)
     if not hmac.compare_digest(seal, expected):

@@ -2,17 +2,10 @@
 
 from __future__ import annotations
 
-from ml.channels import (
-    Channel,
-    DaytimeChannel,
-    DriftChannel,
-    LevelChannel,
-    ShapeChannel,
-    SpreadChannel,
-    StepChannel,
-)
+from ml.channels import Channel, LevelChannel, SpreadChannel, StepChannel
 from ml.detector import Detector
 from ml.intake import Row
+from ml.pattern_channels import DaytimeChannel, DriftChannel, ShapeChannel
 from ml.state import State, join_states, select_state
 from ml.tails import SurpriseScale, Tail, TwoTails
 
@@ -51,9 +44,7 @@ class SurpriseModel(Detector):
 
     def _export_parts(self) -> dict[str, State]:
         return {
-            "channels": join_states(
-                {name: channel.export_state() for name, channel in self._channels.items()}
-            ),
+            "channels": join_states({name: channel.export_state() for name, channel in self._channels.items()}),
             "scales": join_states({name: scale.export_state() for name, scale in self._scales.items()}),
         }
 

@@ -13,8 +13,7 @@ from ml.state import Floats, State, pack_numbers, unpack_numbers
 class SortedWindow:
     """The last `capacity` values of a stream, kept both in order of arrival and in order of size.
 
-    Plain `array` objects: 8 bytes a value, and `bisect` on them is several times faster than numpy at these
-    sizes.
+    Plain `array` objects: 8 bytes a value, and `bisect` on them is several times faster than numpy.
     """
 
     __slots__ = ("_arrived", "_capacity", "_next", "_ordered")
@@ -67,8 +66,7 @@ class SortedWindow:
 class History:
     """The last rows of a stream as contiguous numpy columns, so that windows on them cost no copy.
 
-    The buffer is twice the capacity; when it is full its newer half moves to the front: O(1) a row on
-    average.
+    The buffer is twice the capacity; when it is full its newer half moves to the front.
     """
 
     __slots__ = ("_buffer", "_capacity", "_end")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
@@ -20,7 +21,7 @@ from hypothesis import settings as hypothesis_settings
 from pytest_postgresql import factories
 
 from api.tokens import issue_token
-from app_advanced import create_app
+from app_advanced import attach_services, create_app
 from foundation.clock import FrozenClock
 from foundation.database import Database
 from foundation.embedded_postgres import EmbeddedPostgres
@@ -29,6 +30,7 @@ from foundation.settings import Settings
 from tests.factories import make_report
 from wiring import Services, build_services
 
+SERVER_VARIABLE = "ADVANCED_ALERTING_TEST_SERVER"
 TEST_SECRET = "a secret that only the tests use, long enough"
 START = datetime(2026, 3, 2, 8, 0, tzinfo=UTC)
 
@@ -42,9 +44,13 @@ _server_folder: Path | None = None
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Start the server once; the processes of pytest-xdist are handed the options of this one."""
+    """Start the server once; the processes of pytest-xdist find it through their environment."""
     global _server, _server_folder  # noqa: PLW0603  # pytest's hooks have no other place
-    if hasattr(config, "workerinput") or config.option.collectonly or config.option.postgresql_host:
+    if hasattr(config, "workerinput"):
+        config.option.postgresql_host = os.environ[SERVER_VARIABLE]
+        return
+    if config.option.collectonly or config.option.postgresql_host:
+        os.environ[SERVER_VARIABLE] = config.option.postgresql_host or ""
         return
     _server_folder = Path(tempfile.mkdtemp(prefix="aa-tests-"))
     _server_folder.chmod(0o755)
@@ -58,7 +64,7 @@ def pytest_configure(config: pytest.Config) -> None:
             cursor.execute(f"ALTER SYSTEM SET {setting} = off")
         cursor.execute("SELECT pg_reload_conf()")
     connection.close()
-    config.option.postgresql_host = parse_qs(urlsplit(url).query)["host"][0]
+    config.option.postgresql_host = os.environ[SERVER_VARIABLE] = parse_qs(urlsplit(url).query)["host"][0]
 
 
 def pytest_unconfigure() -> None:
@@ -111,12 +117,20 @@ def database(services: Services) -> Database:
     return services.database
 
 
-@pytest.fixture
-def app(services: Services) -> Flask:
-    """The web application; every answer is checked against its schema."""
-    application = create_app(services=services)
+@pytest.fixture(scope="session")
+def bare_app() -> Flask:
+    """The web application, made once: compiling its routes would cost every test as much as the rest of it."""
+    nowhere = Settings(_env_file=None, database_url="postgresql://nowhere.invalid/none", jwt_secret=TEST_SECRET)
+    application = create_app(nowhere)
     application.config["CHECK_ANSWERS"] = True
     return application
+
+
+@pytest.fixture
+def app(bare_app: Flask, services: Services) -> Flask:
+    """The web application over the test's services; every answer is checked against its schema."""
+    attach_services(bare_app, services)
+    return bare_app
 
 
 @pytest.fixture

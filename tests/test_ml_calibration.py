@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import sys
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -18,8 +19,8 @@ from ml.fit_confidence import (
     LARGEST_CONFIDENCE,
     NOMINALS,
     THRESHOLDS,
-    fit_algorithm,
     fit_confidences,
+    main,
     score_series,
     split_halves,
 )
@@ -39,7 +40,7 @@ def make_series(windows: list[tuple[int, int]], rows: int = 1000, name: str = "o
         timestamps=[START + timedelta(minutes=5 * row) for row in range(rows)],
         values=values.tolist(),
         training_rows=300,
-        clock=300.0 * np.arange(rows),
+        clock=np.arange(rows, dtype=np.float64) * 300.0,
         windows=windows,
         gap_seconds=3600.0,
         remind_seconds=86_400.0,
@@ -95,7 +96,16 @@ RISING = ConfidenceTable("test", (1.0, 2.0, 4.0), (0.2, 0.7, 0.8))
 
 @pytest.mark.parametrize(
     ("score", "confidence"),
-    [(-1.0, 0.0), (math.nextafter(1.0, 0.0), 0.0), (1.0, 0.2), (1.5, 0.45), (2.0, 0.7), (3.0, 0.75), (4.0, 0.8), (9.0, 0.8)],
+    [
+        (-1.0, 0.0),
+        (math.nextafter(1.0, 0.0), 0.0),
+        (1.0, 0.2),
+        (1.5, 0.45),
+        (2.0, 0.7),
+        (3.0, 0.75),
+        (4.0, 0.8),
+        (9.0, 0.8),
+    ],
 )
 def test_confidence_is_linear_between_the_scores(score: float, confidence: float) -> None:
     assert RISING.find_confidence(score) == pytest.approx(confidence, abs=1e-12)
@@ -152,10 +162,41 @@ def test_halves_of_a_fleet_that_is_alike_keep_the_promise() -> None:
         assert half.held_share == 1.0
 
 
-def test_fitting_is_deterministic(tmp_path: Path) -> None:
+def write_series(data_dir: Path, all_series: list[LabelledSeries]) -> None:
+    """The files that `read_series` reads."""
+    entries = []
+    for series in all_series:
+        rows = zip(series.timestamps, series.values, strict=True)
+        lines = ["timestamp,value", *(f"{at:%Y-%m-%d %H:%M:%S},{value!r}" for at, value in rows)]
+        (data_dir / f"{series.name}.csv").write_text("\n".join(lines) + "\n", encoding="utf-8")
+        entries.append(
+            {
+                "id": series.name,
+                "path": f"{series.name}.csv",
+                "dt": 300.0,
+                "train_rows": series.training_rows,
+                "gap_s": series.gap_seconds,
+                "remind_s": series.remind_seconds,
+                "windows": [[str(series.timestamps[row]) for row in window] for window in series.windows],
+            }
+        )
+    (data_dir / "manifest.json").write_text(json.dumps({"series": entries}), encoding="utf-8")
+
+
+def test_the_command_makes_the_same_bytes_twice(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     series = [make_series([(600, 680)], name="a"), make_series([], name="bb"), make_series([(700, 760)], name="ccc")]
-    once, again = (fit_algorithm("surprise", series, 5) for _ in range(2))
-    assert json.dumps(once) == json.dumps(again)
+    write_series(tmp_path, series)
+    files = [tmp_path / "once.json", tmp_path / "again.json"]
+    for file in files:
+        monkeypatch.setattr(sys, "argv", ["fit", "--data", str(tmp_path), "--out", str(file), "--splits", "3"])
+        main()
+    assert files[0].read_bytes() == files[1].read_bytes()
+    made = json.loads(files[0].read_text(encoding="utf-8"))
+    assert sorted(made["algorithms"]) == sorted(ALGORITHMS)
+    assert made["version"] != SHIPPED["version"]
+    assert "nominal  realised" in capsys.readouterr().out
 
 
 def test_scores_are_those_of_a_stream() -> None:

@@ -15,6 +15,8 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
+from foundation.errors import ValidationFailed
+from on_call_document import parse_override, parse_schedule
 from on_call_rotation import (
     EARLIEST_AT,
     LATEST_AT,
@@ -22,13 +24,10 @@ from on_call_rotation import (
     Override,
     Schedule,
     Shift,
-    ValidationFailed,
     compute_handover,
     current_shift,
     find_slot,
     overlay_overrides,
-    parse_override,
-    parse_schedule,
     resolve_wall_time,
     shifts_between,
 )
@@ -93,7 +92,6 @@ def summarise(shifts: list[Shift]) -> list[tuple[int, str, str, bool]]:
 def collect_faults(document: Mapping[str, Any]) -> dict[str, str]:
     with pytest.raises(ValidationFailed) as refusal:
         parse_schedule(document)
-    assert all(fault.field in str(refusal.value) for fault in refusal.value.faults)
     return {fault.field: fault.message for fault in refusal.value.faults}
 
 
@@ -105,9 +103,7 @@ def collect_faults(document: Mapping[str, Any]) -> dict[str, str]:
     [
         pytest.param("Europe/Paris", "2026-07-01T08:00", "2026-07-01T06:00", id="ordinary"),
         pytest.param("Europe/Paris", "2026-10-25T02:30", "2026-10-25T00:30", id="repeated-first"),
-        pytest.param(
-            "Europe/Paris", "2026-10-25T02:00", "2026-10-25T00:00", id="repeated-from-its-beginning"
-        ),
+        pytest.param("Europe/Paris", "2026-10-25T02:00", "2026-10-25T00:00", id="repeated-from-its-beginning"),
         pytest.param("Europe/Paris", "2026-10-25T03:00", "2026-10-25T02:00", id="after-the-repeated-hour"),
         pytest.param("Europe/Paris", "2026-03-29T02:00", "2026-03-29T01:00", id="missing-from-its-beginning"),
         pytest.param("Europe/Paris", "2026-03-29T02:59", "2026-03-29T01:00", id="missing-to-its-end"),
@@ -120,9 +116,7 @@ def collect_faults(document: Mapping[str, Any]) -> dict[str, str]:
         pytest.param("Pacific/Apia", "2011-12-30T09:00", "2011-12-30T10:00", id="day-that-never-was"),
         pytest.param("Pacific/Kwajalein", "1993-08-21T12:00", "1993-08-21T12:00", id="another-skipped-day"),
         pytest.param("Africa/Monrovia", "1972-01-07T00:30", "1972-01-07T00:44:30", id="gap-of-44-min-30-s"),
-        pytest.param(
-            "Africa/Monrovia", "1971-06-01T08:00", "1971-06-01T08:44:30", id="offset-of-44-min-30-s"
-        ),
+        pytest.param("Africa/Monrovia", "1971-06-01T08:00", "1971-06-01T08:44:30", id="offset-of-44-min-30-s"),
         pytest.param("Europe/Paris", "1900-01-01T08:00", "1900-01-01T07:50:39", id="paris-mean-time"),
         pytest.param("Antarctica/Troll", "2026-03-29T02:30", "2026-03-29T01:00", id="two-hour-gap"),
     ],
@@ -429,9 +423,7 @@ def test_document_becomes_a_schedule() -> None:
         pytest.param("2026-11-02T08:00:59.999", "2026-11-02T08:00", id="cut-to-the-minute"),
         pytest.param("2026-11-02T08:00:00Z", "2026-11-02T09:00", id="with-an-offset-to-local-time"),
         pytest.param("2026-07-02T23:30:15-05:00", "2026-07-03T06:30", id="with-an-offset-in-summer"),
-        pytest.param(
-            "2026-10-25T01:30:00Z", "2026-10-25T02:30", id="second-occurrence-is-the-same-wall-time"
-        ),
+        pytest.param("2026-10-25T01:30:00Z", "2026-10-25T02:30", id="second-occurrence-is-the-same-wall-time"),
         pytest.param("2026-11-02", "2026-11-02T00:00", id="date-alone-is-local-midnight"),
         pytest.param(utc("2026-11-02T07:00"), "2026-11-02T08:00", id="datetime"),
     ],
@@ -586,7 +578,7 @@ def test_all_faults_are_told_at_once() -> None:
     assert faults == {
         "rotation_interval_days": "must be 1 or left out for a daily rotation; for others use custom",
         "timezone": "is not a known time zone, such as Europe/Paris",
-        "users.users[1].phone": "must be a possible E.164 number, such as +33612345678",
+        "users.users[1].phone": "must be a phone number with its country code, such as +33612345678",
         "users.users[1].mail": "unknown field",
         "users.overrides[0].end": "must be later than start",
         "users.overrides[1].start": "Field required",
@@ -711,9 +703,7 @@ def walls_near_changes(draw: st.DrawFn) -> tuple[str, datetime]:
     if not changes or draw(st.integers(0, 9)) == 0:
         wall = draw(st.datetimes(datetime(1880, 1, 2), datetime(2060, 1, 1)))  # noqa: DTZ001 - wall time
         return zone_name, wall.replace(second=0, microsecond=0, fold=0)
-    near = show_local(draw(st.sampled_from(changes)), ZoneInfo(zone_name)).replace(
-        second=0, microsecond=0, fold=0
-    )
+    near = show_local(draw(st.sampled_from(changes)), ZoneInfo(zone_name)).replace(second=0, microsecond=0, fold=0)
     reach = draw(st.sampled_from([5, 70, 130, 1500]))
     return zone_name, near + draw(st.integers(-reach, reach)) * MINUTE
 
@@ -802,9 +792,7 @@ def test_pattern_repeats_forwards_and_backwards(drawn: tuple[Schedule, datetime]
 
 @property_test
 @given(schedules(), st.integers(-40, 40))
-def test_handover_shows_the_schedules_wall_time_or_ends_a_gap(
-    drawn: tuple[Schedule, datetime], slot: int
-) -> None:
+def test_handover_shows_the_schedules_wall_time_or_ends_a_gap(drawn: tuple[Schedule, datetime], slot: int) -> None:
     schedule, _ = drawn
     wall = schedule.rotation_start + slot * schedule.interval_days * DAY
 

@@ -9,13 +9,13 @@ from typing import Any
 
 import pytest
 
+from foundation.errors import ValidationFailed
+from on_call_document import parse_schedule
 from on_call_rotation import (
     Schedule,
-    ValidationFailed,
     compute_handover,
     current_shift,
     find_slot,
-    parse_schedule,
     shifts_between,
 )
 

@@ -1,0 +1,111 @@
+"""``python -m benchmarks.run``: measures the product and says which targets it meets.
+
+Everything is measured in one run against one embedded PostgreSQL server with its production settings, in a folder that
+is removed afterwards. A missed target is a result (exit code 0); something that broke is not (exit code 1).
+"""
+
+from __future__ import annotations
+
+import shutil
+import sys
+import time
+from argparse import ArgumentParser, Namespace
+from contextlib import ExitStack, chdir
+from datetime import UTC, datetime
+from pathlib import Path
+
+import psycopg2
+
+from benchmarks.load import Burst, LoadGenerator, find_wrk
+from benchmarks.plan import Plan, make_plan
+from benchmarks.raising import measure_raising, report_raising
+from benchmarks.reading import Site, measure_reading, report_reading
+from benchmarks.report import Row, describe_machine, print_report, write_report
+from benchmarks.seed import seed_history
+from benchmarks.server import BenchmarkError, DatabaseServer, WebService, make_folder
+from benchmarks.starting import measure_starts, read_memory, report_memory
+from foundation.errors import SettingsError
+
+
+def main() -> int:
+    """Measure, print, write; return the exit code."""
+    arguments = _read_arguments()
+    plan = make_plan(is_quick=arguments.quick, rows=arguments.rows, only=tuple(arguments.only))
+    try:
+        find_wrk()
+        folder = make_folder()
+        try:
+            _measure(plan, folder)
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+    except (BenchmarkError, SettingsError, psycopg2.Error) as error:
+        sys.stderr.write(f"benchmarks: {error}\n")
+        return 1
+    except KeyboardInterrupt:
+        sys.stderr.write("benchmarks: interrupted\n")
+        return 1
+    return 0
+
+
+def _measure(plan: Plan, folder: Path) -> None:
+    began_at = time.monotonic()
+    circumstances = describe_machine()
+    rows: list[Row] = []
+    bursts: dict[str, list[Burst]] = {}
+    with chdir(folder):
+        # A .env file of whoever calls is none of ours.
+        with DatabaseServer(folder) as server, ExitStack() as stack:
+            large, small = _open_sites(plan, server, folder, stack)
+            generator = LoadGenerator(server)
+            _say("reading and acknowledging")
+            reading = measure_reading(plan, generator, [large, small])
+            _say("raising alerts")
+            raising = measure_raising(plan, generator, server, large.service, folder)
+            bursts = {**raising, **reading}
+            rows += report_raising(raising) + report_reading(reading, large, small)
+            if bursts:
+                rows.append(report_memory(read_memory(large.service)))
+        _say("starting")
+        rows += measure_starts(plan, folder)
+    circumstances |= {
+        "alerts": plan.large_rows,
+        "repetitions": plan.repetitions,
+        "seconds": f"{plan.raising_seconds} s a burst of writing, {plan.reading_seconds} s of reading",
+        "took": f"{time.monotonic() - began_at:.0f} s",
+    }
+    print_report(rows, circumstances, bursts)
+    path = write_report(rows, circumstances, bursts, datetime.now(UTC))
+    sys.stdout.write(f"Written to {path}\n")
+
+
+def _open_sites(plan: Plan, server: DatabaseServer, folder: Path, stack: ExitStack) -> tuple[Site, Site]:
+    sites = []
+    for name, url, rows in (("large", server.large_url, plan.large_rows), ("small", server.small_url, plan.small_rows)):
+        began_at = time.monotonic()
+        counts = seed_history(url, rows, plan.fresh_alerts)
+        described = ", ".join(f"{number:,} {what.replace('_', ' ')}" for what, number in counts.items())
+        _say(f"seeded in {time.monotonic() - began_at:.0f} s: {described}")
+        site_folder = folder / name
+        site_folder.mkdir()
+        service = stack.enter_context(WebService(url, site_folder))
+        sites.append(Site(name, rows, url, service, site_folder))
+    return sites[0], sites[1]
+
+
+def _read_arguments() -> Namespace:
+    parser = ArgumentParser(prog="benchmarks", description="Measures the product; see docs/benchmarks.md")
+    parser.add_argument("--quick", action="store_true", help="small sizes and one repetition: about a minute")
+    parser.add_argument("--rows", type=int, help="alerts in the large database")
+    parser.add_argument(
+        "--only", metavar="NAME", action="append", default=[], help="measure what the pattern names, as 'create*'"
+    )
+    return parser.parse_args()
+
+
+def _say(text: str) -> None:
+    sys.stdout.write(f"{text}\n")
+    sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
