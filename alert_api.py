@@ -26,7 +26,6 @@ from api.alert_schemas import (
     InvestigateRequest,
     Note,
     NoteRequest,
-    PageQuery,
     RaisedAlert,
     RaisedAlerts,
     ResolveRequest,
@@ -34,6 +33,7 @@ from api.alert_schemas import (
 from api.auth import require_jwt, require_permission
 from api.parsing import Schema, check_text
 from api.routing import BATCH_LIMIT_BYTES, Answer, ApiBlueprint, View, operation
+from api.schemas import PageQuery
 from api.serialising import (
     show_alert,
     show_group,
@@ -66,7 +66,7 @@ def acting() -> Actor:
 
 def page_of(query: PageQuery) -> PageRequest:
     """Return the page that a query asks for."""
-    return PageRequest(query.page, query.limit, Cursor.decode(query.cursor) if query.cursor else None)
+    return PageRequest(query.page, query.limit, None if query.cursor is None else Cursor.decode(query.cursor))
 
 
 def _idempotent_request() -> IdempotentRequest | None:

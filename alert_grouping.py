@@ -71,7 +71,7 @@ class AlertGrouping:
         }
         with self._database.autocommit() as connection:
             list_rows = self._queries.list_device_groups if wanted.device_id else self._queries.list_groups
-            rows = list_rows(connection, **parameters, **page.parameters())
+            rows = list(list_rows(connection, **parameters, **page.parameters()))
             total, is_estimate = self._count(connection, wanted, parameters)
         return build_page(rows, page, total, "first_occurrence_at", "group_id", is_estimate=is_estimate)
 

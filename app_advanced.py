@@ -5,6 +5,12 @@
 
 from __future__ import annotations
 
+if __name__ == "__main__":
+    # Before the imports of the web: the supervising process and most commands need none of them.
+    from commands import main
+
+    raise SystemExit(main())
+
 from typing import TYPE_CHECKING
 
 from flask import Flask, Response, request
@@ -87,9 +93,3 @@ def __getattr__(name: str) -> Flask:
         globals()["app"] = made = create_app()
         return made
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-
-
-if __name__ == "__main__":
-    from commands import main
-
-    raise SystemExit(main())

@@ -121,7 +121,12 @@ _UserId = Annotated[
     WithJsonSchema({"oneOf": [{"type": "integer", "minimum": 1}, {"type": "string", "pattern": "^[1-9][0-9]*$"}]}),
 ]
 _Instant = Annotated[datetime, BeforeValidator(_parse_instant)]
-_RotationStart = Annotated[datetime, BeforeValidator(_parse_moment), AfterValidator(_check_rotation_start)]
+_RotationStart = Annotated[
+    datetime,
+    BeforeValidator(_parse_moment),
+    AfterValidator(_check_rotation_start),
+    WithJsonSchema({"type": "string", "description": "ISO 8601; without an offset it is local time of the zone"}),
+]
 
 
 class _Document(BaseModel):

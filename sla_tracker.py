@@ -13,7 +13,7 @@ from typing import Any
 
 from foundation.clock import Clock
 from foundation.database import Connection, Database
-from foundation.errors import ValidationFailed
+from foundation.errors import Fault, ValidationFailed
 from foundation.queries import load_queries
 
 SWEEP_BATCH = 1000
@@ -80,9 +80,13 @@ class SlaTracker:
         Raises:
             ValidationFailed: an alert would have to be resolved before it is acknowledged.
         """
-        for severity, (tta, ttr) in targets.items():
-            if ttr < tta:
-                raise ValidationFailed.of(f"{severity}.ttr", "must not be shorter than tta")
+        faults = [
+            Fault(f"{severity}.ttr", "must not be shorter than tta")
+            for severity in SEVERITIES
+            if severity in targets and targets[severity][1] < targets[severity][0]
+        ]
+        if faults:
+            raise ValidationFailed(faults)
 
         def change(connection: Connection) -> list[SlaTarget]:
             for severity in sorted(targets):

@@ -18,9 +18,9 @@ from api.account_schemas import (
     UserChanges,
     UserPage,
 )
-from api.alert_schemas import PageQuery
 from api.auth import ROLES, SELF, Caller, public, require_jwt, require_permission
 from api.routing import Answer, ApiBlueprint, operation
+from api.schemas import PageQuery
 from api.serialising import show_page, show_time
 from api.tokens import issue_token
 from foundation.errors import NotFound, PermissionDenied
@@ -107,7 +107,7 @@ def update_me(body: OwnChanges) -> Answer:
 @operation("List users, newest first", tag="Users", query=PageQuery, answers={200: UserPage})
 def list_users(query: PageQuery) -> Answer:
     """List users."""
-    cursor = Cursor.decode(query.cursor) if query.cursor else None
+    cursor = None if query.cursor is None else Cursor.decode(query.cursor)
     return show_page(_accounts().list_users(PageRequest(query.page, query.limit, cursor)), show_user), 200
 
 

@@ -18,9 +18,8 @@ from account_rules import (
     normalise_email,
     normalise_phone,
 )
-from api.alert_schemas import PageOf
 from api.parsing import Schema
-from api.schemas import IdentifierText, Text, Timestamp
+from api.schemas import SAFE_TEXT, IdentifierText, PageOf, Text, Timestamp
 
 Email = Annotated[
     Text,
@@ -65,8 +64,8 @@ class LoginRequest(Schema):
     )
 
     # No rule beyond the length: an e-mail that cannot exist is a wrong one like any other.
-    email: Annotated[Text, StringConstraints(min_length=1, max_length=LONGEST_EMAIL)]
-    password: Annotated[Text, StringConstraints(min_length=1, max_length=LONGEST_PASSWORD)]
+    email: Annotated[str, StringConstraints(min_length=1, max_length=LONGEST_EMAIL), SAFE_TEXT]
+    password: Annotated[str, StringConstraints(min_length=1, max_length=LONGEST_PASSWORD), SAFE_TEXT]
 
 
 class NewUser(Schema):

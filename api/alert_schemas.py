@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import datetime, timedelta
+from datetime import timedelta
 from typing import Annotated, Any, Literal
 from uuid import UUID
 
@@ -21,23 +21,25 @@ from alert_store import AlertFilter
 from alert_store import AlertReport as Report
 from api.parsing import Schema, check_json_value, faults_within
 from api.schemas import (
+    SAFE_TEXT,
     AlertState,
     Identifier,
     IdentifierText,
     Instant,
     Notes,
+    PageOf,
+    RangeQuery,
     Severity,
-    Text,
     Timestamp,
     split_words,
 )
 from foundation.errors import Fault
 
 Resolution = Literal["fixed", "no_action", "false_positive", "duplicate"]
-Message = Annotated[Text, StringConstraints(min_length=1, max_length=2000)]
+Message = Annotated[str, StringConstraints(min_length=1, max_length=2000), SAFE_TEXT]
 LONGEST_METRIC = 200
 LONGEST_TEXT_SEARCH = timedelta(days=31)
-MetricName = Annotated[Text, StringConstraints(max_length=LONGEST_METRIC)]
+MetricName = Annotated[str, StringConstraints(max_length=LONGEST_METRIC), SAFE_TEXT]
 EXAMPLE_DEVICE = "3a9ccfce-9773-4c72-b905-6a850e961587"
 
 
@@ -63,7 +65,7 @@ class AlertReport(Schema):
     message: Message
     metadata: dict[str, JsonValue] = Field(default_factory=dict)
     metric: MetricName | None = Field(None, description="else metadata.metric, else empty")
-    source: Annotated[Text, StringConstraints(max_length=200)] = ""
+    source: Annotated[str, StringConstraints(max_length=200), SAFE_TEXT] = ""
     occurred_at: Instant | None = Field(None, description="default: now; at most 5 minutes ahead")
     escalate: bool = True
 
@@ -80,7 +82,7 @@ class AlertReport(Schema):
 
     def to_report(self) -> Report:
         """Return the report for the domain."""
-        metric = self.metric if self.metric is not None else self.metadata.get("metric", "")
+        metric = self.metric or self.metadata.get("metric")
         return Report(
             device_id=str(self.device_id),
             severity=self.severity,
@@ -196,16 +198,6 @@ class Alert(ListedAlert):
     escalation: None = Field(None, description="null: nothing escalates yet")
 
 
-class PageOf(Schema):
-    """What every page carries beside its rows."""
-
-    page: int
-    limit: int
-    total: int
-    total_is_estimate: bool = Field(description="totals are exact up to 10,000")
-    next_cursor: str | None = Field(description="go on with ?cursor=; null at the end")
-
-
 class AlertPage(PageOf):
     """A page of alerts, newest first."""
 
@@ -218,21 +210,6 @@ class GroupPage(PageOf):
     data: list[Group]
 
 
-class PageQuery(Schema):
-    """Which page of a list."""
-
-    page: int = Field(1, ge=1, le=2**31, strict=False)
-    limit: int = Field(50, ge=1, le=200, strict=False)
-    cursor: Annotated[str, StringConstraints(max_length=200)] | None = None
-
-
-class RangeQuery(PageQuery):
-    """A page of a list within a range of time, its start included and its end excluded."""
-
-    start_date: Instant | None = None
-    end_date: Instant | None = None
-
-
 class AlertQuery(RangeQuery):
     """Which alerts to list."""
 
@@ -241,7 +218,7 @@ class AlertQuery(RangeQuery):
     device_id: Annotated[UUID, Field(strict=False)] | None = None
     metric: MetricName | None = None
     group_id: Identifier | None = None
-    q: Annotated[Text, StringConstraints(min_length=1, max_length=200)] | None = Field(
+    q: Annotated[str, StringConstraints(min_length=1, max_length=200), SAFE_TEXT] | None = Field(
         None, description="text in the message; with a device or at most 31 days"
     )
 
@@ -319,7 +296,7 @@ class NoteRequest(Schema):
 
     model_config = {"json_schema_extra": {"examples": [{"notes": "spare pump is in store 3"}]}}
 
-    notes: Annotated[Text, StringConstraints(min_length=1, max_length=4000)]
+    notes: Annotated[str, StringConstraints(min_length=1, max_length=4000), SAFE_TEXT]
 
 
 class Note(Schema):
@@ -472,9 +449,3 @@ class ComplianceReport(Schema):
     start_date: Timestamp
     end_date: Timestamp
     data: list[SeverityCompliance]
-
-
-def default_range(query: ComplianceQuery, now: datetime, span: Any) -> tuple[datetime, datetime]:
-    """Return the range asked for, or the ``span`` up to now."""
-    end_at = query.end_date or now
-    return query.start_date or end_at - span, end_at

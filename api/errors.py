@@ -43,6 +43,7 @@ CODE_BY_STATUS = {
 }
 
 MESSAGE_BY_STATUS = {
+    400: "the request cannot be read",
     404: "there is nothing at this address",
     405: "this address does not take this method",
     413: "the body is too large",
@@ -105,7 +106,12 @@ def _answer_http_error(error: HTTPException) -> Response:
     if status < 400:
         return Response(error.get_response().data, status, list(error.get_response().headers))
     message = MESSAGE_BY_STATUS.get(status) or error.description or error.name
-    faults = (Fault("body", "is larger than this address takes"),) if status == 413 else ()
+    faults: tuple[Fault, ...] = ()
+    if status == 413:
+        faults = (Fault("body", "is larger than this address takes"),)
+    elif status == 400:
+        # Refused before any view saw it: a host name, a header or an encoding that cannot be read.
+        faults = (Fault("request", "cannot be read"),)
     response = envelope(status, CODE_BY_STATUS.get(status, "error"), message, faults)
     for name, value in error.get_headers():
         if name in ("Allow", "Retry-After"):

@@ -6,9 +6,8 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field, StringConstraints
 
-from api.alert_schemas import PageOf, PageQuery
 from api.parsing import Schema, faults_within
-from api.schemas import IdentifierText, Instant, Severity, Text, Timestamp
+from api.schemas import SAFE_TEXT, IdentifierText, Instant, PageOf, PageQuery, Severity, Timestamp
 from escalation_policies import PolicyDraft
 from escalation_rules import (
     LONGEST_DELAY_MINUTES,
@@ -35,7 +34,8 @@ class TierSchema(Schema):
     delay_minutes: int = Field(ge=0, le=LONGEST_DELAY_MINUTES)
     channels: Annotated[list[Channel], Field(min_length=1), AfterValidator(_refuse_repetition)]
     recipients: Annotated[
-        list[Annotated[Text, StringConstraints(max_length=2000)]], Field(min_length=1, max_length=MOST_RECIPIENTS)
+        list[Annotated[str, StringConstraints(max_length=2000), SAFE_TEXT]],
+        Field(min_length=1, max_length=MOST_RECIPIENTS),
     ] = Field(description="an e-mail address, an E.164 number, user:ID, oncall:SCHEDULE, or a URL")
 
 
@@ -80,8 +80,8 @@ class PolicyBody(Schema):
         }
     }
 
-    name: Annotated[Text, StringConstraints(strip_whitespace=True, min_length=1, max_length=200)]
-    description: Annotated[Text, StringConstraints(max_length=2000)] = ""
+    name: Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=200), SAFE_TEXT]
+    description: Annotated[str, StringConstraints(max_length=2000), SAFE_TEXT] = ""
     enabled: bool = True
     priority: int = Field(0, ge=-1_000_000, le=1_000_000)
     rules: RulesSchema

@@ -7,9 +7,8 @@ from typing import Annotated, Literal
 
 from pydantic import Field, ValidationInfo, field_validator
 
-from api.alert_schemas import PageOf, PageQuery
 from api.parsing import Schema
-from api.schemas import Identifier, IdentifierText, Instant, Timestamp
+from api.schemas import Identifier, IdentifierText, Instant, PageOf, PageQuery, Timestamp
 
 RotationType = Literal["daily", "weekly", "custom"]
 LONGEST_RANGE = timedelta(days=366)
@@ -113,8 +112,8 @@ class CurrentQuery(Schema):
 class ShiftQuery(Schema):
     """A range of at most 366 days."""
 
-    from_: Annotated[Instant, Field(alias="from")]
-    to: Instant
+    from_: Annotated[Instant, Field(alias="from", examples=["2026-11-01"])]
+    to: Annotated[Instant, Field(examples=["2026-12-01"])]
 
     @field_validator("to")
     @classmethod
@@ -137,6 +136,6 @@ class ShiftList(Schema):
 class OverrideQuery(Schema):
     """Which override to take back."""
 
-    start: Instant
-    end: Instant
-    user_id: Identifier
+    start: Annotated[Instant, Field(examples=["2026-12-24T08:00:00+01:00"])]
+    end: Annotated[Instant, Field(examples=["2026-12-26T08:00:00+01:00"])]
+    user_id: Annotated[Identifier, Field(examples=["2"])]

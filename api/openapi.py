@@ -40,7 +40,8 @@ TAGS = {
     "SLA": "Targets and compliance",
     "Escalation": "Who is to be paged for what, tier by tier",
     "On-call": "Whose turn it is",
-    "Accounts": "Login, and who may do what",
+    "Authentication": "Login, and one's own account",
+    "Users": "Who may do what",
     "Operations": "For those who run the service",
 }
 DESCRIPTION = """Alerting for industrial IoT: records every alert, groups the noise away and keeps the SLA clocks.
@@ -241,5 +242,8 @@ def _join_nullable(shown: Json) -> Json:
     if len(options) > 1:
         return {**rest, "anyOf": options, "nullable": True}
     if "$ref" in options[0]:
-        return {**rest, "allOf": options, "nullable": True}
+        # nullable counts only beside a type, which a reference has not.
+        return {**rest, "anyOf": [*options, {"type": "string", "nullable": True, "enum": [None]}]}
+    if "enum" in options[0]:
+        options[0] = {**options[0], "enum": [*options[0]["enum"], None]}
     return {**options[0], **rest, "nullable": True}

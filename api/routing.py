@@ -67,8 +67,9 @@ def operation(summary: str, *, tag: str, answers: Mapping[int, type[BaseModel]],
             elif request.args:
                 parse_query(NoQuery, request.args)
             if described.body is not None:
-                request.max_content_length = described.body_limit_bytes
-                arguments["body"] = read_body(described.body, optional=described.body_is_optional)
+                arguments["body"] = read_body(
+                    described.body, limit_bytes=described.body_limit_bytes, optional=described.body_is_optional
+                )
             return respond(described, view(**arguments))
 
         run.operation = described  # type: ignore[attr-defined]  # read by ApiBlueprint and the specification

@@ -21,7 +21,8 @@ def parse_instant(value: object) -> datetime:
     """Return the UTC instant of an ISO 8601 text with an offset; a date alone is its midnight in UTC."""
     if isinstance(value, datetime):
         return value.astimezone(UTC)
-    if not isinstance(value, str):
+    # The standard library reads only as far as a NUL character.
+    if not isinstance(value, str) or "\x00" in value:
         raise ValueError("must be an ISO 8601 time with an offset, such as 2026-11-23T08:00:00+00:00")
     if _DATE.fullmatch(value):
         value += "T00:00:00+00:00"
@@ -56,8 +57,10 @@ def split_words(value: object) -> object:
     return tuple(part.strip() for part in value.split(",")) if isinstance(value, str) else value
 
 
-Text = Annotated[str, BeforeValidator(_check_text)]
-Notes = Annotated[Text, StringConstraints(max_length=4000)]
+SAFE_TEXT = BeforeValidator(_check_text)
+"""Refuses what PostgreSQL cannot hold. It stands behind the constraints of a text, or they would apply to any value."""
+Text = Annotated[str, SAFE_TEXT]
+Notes = Annotated[str, StringConstraints(max_length=4000), SAFE_TEXT]
 Instant = Annotated[datetime, BeforeValidator(parse_instant), WithJsonSchema({"type": "string", "format": "date-time"})]
 Identifier = Annotated[
     int,
@@ -91,3 +94,28 @@ class ErrorAnswer(Schema):
     request_id: str | None
     current_state: AlertState | None = None
     allowed: list[AlertState] | None = None
+
+
+class PageOf(Schema):
+    """What every page carries beside its rows."""
+
+    page: int
+    limit: int
+    total: int
+    total_is_estimate: bool = Field(description="totals are exact up to 10,000")
+    next_cursor: str | None = Field(description="go on with ?cursor=; null at the end")
+
+
+class PageQuery(Schema):
+    """Which page of a list."""
+
+    page: int = Field(1, ge=1, le=2**31, strict=False)
+    limit: int = Field(50, ge=1, le=200, strict=False)
+    cursor: Annotated[str, StringConstraints(max_length=200)] | None = None
+
+
+class RangeQuery(PageQuery):
+    """A page of a list within a range of time, its start included and its end excluded."""
+
+    start_date: Instant | None = None
+    end_date: Instant | None = None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
+from datetime import datetime, timedelta
 
 from flask import g
 
@@ -12,7 +12,6 @@ from api.alert_schemas import (
     ComplianceReport,
     SlaTargetChanges,
     SlaTargetsBySeverity,
-    default_range,
 )
 from api.auth import require_jwt, require_permission
 from api.routing import Answer, ApiBlueprint, operation
@@ -23,6 +22,22 @@ from sla_tracker import SlaTarget
 sla_bp = ApiBlueprint("sla_api", __name__, url_prefix="/api/v1")
 
 DEFAULT_SPAN = timedelta(days=30)
+
+
+def choose_range(query: ComplianceQuery, now: datetime) -> tuple[datetime, datetime]:
+    """Return the range asked for, or the 30 days up to and including this moment.
+
+    Raises:
+        ValidationFailed: the range is reversed, or begins before the calendar does.
+    """
+    end_at = query.end_date or now + timedelta(seconds=1)
+    try:
+        start_at = query.start_date or end_at - DEFAULT_SPAN
+    except OverflowError as error:
+        raise ValidationFailed.of("end_date", "lies too early for the 30 days before it") from error
+    if start_at > end_at:
+        raise ValidationFailed.of("end_date", "lies before start_date")
+    return start_at, end_at
 
 
 def _show_targets(targets: list[SlaTarget]) -> dict[str, object]:
@@ -59,9 +74,7 @@ def change_targets(body: SlaTargetChanges) -> Answer:
 @operation("Read SLA compliance per severity", tag="SLA", query=ComplianceQuery, answers={200: ComplianceReport})
 def report_compliance(query: ComplianceQuery) -> Answer:
     """Read compliance."""
-    start_at, end_at = default_range(query, services().clock.now() + timedelta(seconds=1), DEFAULT_SPAN)
-    if start_at > end_at:
-        raise ValidationFailed.of("end_date", "lies before start_date")
+    start_at, end_at = choose_range(query, services().clock.now())
     rows = services().sla.report_compliance(start_at, end_at, query.severity)
     report = {"start_date": show_time(start_at), "end_date": show_time(end_at)}
     return {**report, "data": [show_compliance(row) for row in rows]}, 200

@@ -25,6 +25,14 @@ MESSAGE = "Temperature threshold exceeded"
 
 INSERT, RAISE = "insert", "raise"
 UNIQUE, HOT, TALKATIVE, BATCH = "create", "create-hot", "create-hot-distinct", "create-batch"
+LABELS = {
+    INSERT: "P: plain INSERT",
+    RAISE: "R: statement that raises an alert",
+    UNIQUE: "POST /alerts, unique devices",
+    HOT: "POST /alerts, one hot device, same message",
+    TALKATIVE: "POST /alerts, one hot device, distinct messages",
+    BATCH: f"POST /alerts/batch of {BATCH_SIZE}",
+}
 
 
 def measure_raising(
@@ -47,14 +55,6 @@ def report_raising(done: Mapping[str, list[Burst]]) -> list[Row]:
     rates = {name: [burst.per_second for burst in bursts] for name, bursts in done.items()}
     if BATCH in rates:
         rates[BATCH] = [rate * BATCH_SIZE for rate in rates[BATCH]]
-    labels = {
-        INSERT: "P: plain INSERT",
-        RAISE: "R: statement that raises an alert",
-        UNIQUE: "POST /alerts, unique devices",
-        HOT: "POST /alerts, one hot device, same message",
-        TALKATIVE: "POST /alerts, one hot device, distinct messages",
-        BATCH: f"POST /alerts/batch of {BATCH_SIZE}",
-    }
     comparisons = {
         RAISE: (INSERT, "R / P", 0.3),
         UNIQUE: (RAISE, "POST /alerts / R (half is the aim)", 1 / 3),
@@ -63,7 +63,7 @@ def report_raising(done: Mapping[str, list[Burst]]) -> list[Row]:
         BATCH: (UNIQUE, f"batch of {BATCH_SIZE} / single, in alerts", 5),
     }
     for name, values in rates.items():
-        rows.append(Row(labels[name], "alerts/s", values))
+        rows.append(Row(LABELS[name], "alerts/s", values))
         other, label, least = comparisons.get(name, ("", "", 0))
         if other in rates:
             rows.append(Row(label, "", ratios(values, rates[other]), at_least=least))

@@ -7,6 +7,7 @@ is removed afterwards. A missed target is a result (exit code 0); something that
 from __future__ import annotations
 
 import shutil
+import signal
 import sys
 import time
 from argparse import ArgumentParser, Namespace
@@ -18,18 +19,22 @@ import psycopg2
 
 from benchmarks.load import Burst, LoadGenerator, find_wrk
 from benchmarks.plan import Plan, make_plan
+from benchmarks.raising import LABELS as RAISING
 from benchmarks.raising import measure_raising, report_raising
+from benchmarks.reading import LABELS as READING
 from benchmarks.reading import Site, measure_reading, report_reading
 from benchmarks.report import Row, describe_machine, print_report, write_report
 from benchmarks.seed import seed_history
 from benchmarks.server import BenchmarkError, DatabaseServer, WebService, make_folder
-from benchmarks.starting import measure_starts, read_memory, report_memory
+from benchmarks.starting import START, measure_starts, read_memory, report_memory
 from foundation.errors import SettingsError
 
 
 def main() -> int:
     """Measure, print, write; return the exit code."""
     arguments = _read_arguments()
+    # A run that is stopped cleans up as one that is interrupted does.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     plan = make_plan(is_quick=arguments.quick, rows=arguments.rows, only=tuple(arguments.only))
     try:
         find_wrk()
@@ -52,21 +57,13 @@ def _measure(plan: Plan, folder: Path) -> None:
     circumstances = describe_machine()
     rows: list[Row] = []
     bursts: dict[str, list[Burst]] = {}
+    # A .env file of whoever calls is none of ours.
     with chdir(folder):
-        # A .env file of whoever calls is none of ours.
-        with DatabaseServer(folder) as server, ExitStack() as stack:
-            large, small = _open_sites(plan, server, folder, stack)
-            generator = LoadGenerator(server)
-            _say("reading and acknowledging")
-            reading = measure_reading(plan, generator, [large, small])
-            _say("raising alerts")
-            raising = measure_raising(plan, generator, server, large.service, folder)
-            bursts = {**raising, **reading}
-            rows += report_raising(raising) + report_reading(reading, large, small)
-            if bursts:
-                rows.append(report_memory(read_memory(large.service)))
-        _say("starting")
-        rows += measure_starts(plan, folder)
+        if any(plan.includes(name) for name in (*RAISING, *READING)):
+            rows, bursts = _measure_service(plan, folder)
+        if plan.includes(START):
+            _say("starting")
+            rows += measure_starts(plan, folder)
     circumstances |= {
         "alerts": plan.large_rows,
         "repetitions": plan.repetitions,
@@ -76,6 +73,19 @@ def _measure(plan: Plan, folder: Path) -> None:
     print_report(rows, circumstances, bursts)
     path = write_report(rows, circumstances, bursts, datetime.now(UTC))
     sys.stdout.write(f"Written to {path}\n")
+
+
+def _measure_service(plan: Plan, folder: Path) -> tuple[list[Row], dict[str, list[Burst]]]:
+    with DatabaseServer(folder) as server, ExitStack() as stack:
+        large, small = _open_sites(plan, server, folder, stack)
+        generator = LoadGenerator(server)
+        # Reading first: the alerts that are raised afterwards would add to those present.
+        _say("reading and acknowledging")
+        reading = measure_reading(plan, generator, [large, small])
+        _say("raising alerts")
+        raising = measure_raising(plan, generator, server, large.service, folder)
+        memory = report_memory(read_memory(large.service))
+    return [*report_raising(raising), *report_reading(reading, large, small), memory], {**raising, **reading}
 
 
 def _open_sites(plan: Plan, server: DatabaseServer, folder: Path, stack: ExitStack) -> tuple[Site, Site]:

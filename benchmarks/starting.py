@@ -10,13 +10,12 @@ from benchmarks.plan import Plan
 from benchmarks.report import Row
 from benchmarks.server import WebService, run_everything
 
+START = "start"
 MEBIBYTE = 2**20
 
 
 def measure_starts(plan: Plan, folder: Path) -> list[Row]:
     """Return the times of first starts, on an empty data folder, and of second ones."""
-    if not plan.includes("start"):
-        return []
     cold: list[float] = []
     warm: list[float] = []
     for repetition in range(plan.repetitions):

@@ -41,19 +41,18 @@ class Stage:
 
 @dataclass(frozen=True)
 class Play:
-    """What to play: events in order, at ``speed``, their devices' names by id, and how to head the table."""
+    """What to play: events in order, their devices' names by id, and how to head the table."""
 
     events: Sequence[Event]
     names: Mapping[str, str]
     played: Played
-    speed: float
     tells_news: bool
 
     @property
     def seconds(self) -> float:
         """How long its rhythm takes, without the time for the requests."""
         times = [event.at for event in self.events]
-        return (max(times) - min(times)).total_seconds() / self.speed if self.speed else 0.0
+        return (max(times) - min(times)).total_seconds() / self.played.speed if self.played.speed else 0.0
 
 
 @dataclass(frozen=True)
@@ -76,11 +75,12 @@ def prepare_file(telemetry: Telemetry, device: Device, file_name: str, speed: fl
     played = Played(
         title=f"{file_name}: {device.metric} {device.limits.describe()}",
         period=f"{first:{PERIOD_FORMAT}} to {last:{PERIOD_FORMAT}} UTC",
+        speed=speed,
         bad_rows=len(telemetry.faults),
         first_bad_row=f"line {first_fault.line}: {first_fault.message}" if first_fault else "",
     )
     events = list(plan_replay(telemetry, device))
-    return Play(events, {device.device_id: device.name}, played, speed, tells_news=False)
+    return Play(events, {device.device_id: device.name}, played, tells_news=False)
 
 
 def prepare_plant(device_ids: Mapping[str, str], ends_at: datetime, speed: float) -> Play:
@@ -89,9 +89,10 @@ def prepare_plant(device_ids: Mapping[str, str], ends_at: datetime, speed: float
     played = Played(
         title=f"A plant of {len(PLANT)} machines, and its crew",
         period=f"{begins_at:%H:%M} to {ends_at:%H:%M} UTC",
+        speed=speed,
     )
     names = {device_id: name for name, device_id in device_ids.items()}
-    return Play(plan_shift(device_ids, ends_at), names, played, speed, tells_news=True)
+    return Play(plan_shift(device_ids, ends_at), names, played, tells_news=True)
 
 
 def perform(play: Play, url: str, tokens: Tokens, stage: Stage) -> Result:
@@ -108,7 +109,7 @@ def perform(play: Play, url: str, tokens: Tokens, stage: Stage) -> Result:
             stack.enter_context(closing(ServiceClient(url, token, stage.pause, view.tell_trouble)))
             for token in (tokens.device, tokens.operator, tokens.viewer)
         )
-        player = Player(device, crew, Pace(stage.clock, stage.pause, play.speed), stage.clock, view.watch)
+        player = Player(device, crew, Pace(stage.clock, stage.pause, play.played.speed), stage.clock, view.watch)
         survey: Survey | None = None
         try:
             with view:

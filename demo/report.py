@@ -34,6 +34,7 @@ class Played:
 
     title: str
     period: str
+    speed: float
     bad_rows: int = 0
     first_bad_row: str = ""
 
@@ -124,8 +125,7 @@ def make_table(played: Played, outcome: Outcome, survey: Survey | None) -> Table
     table.add_row("Noise reduction", f"{outcome.noise_reduction_pct:.1f} %", "100 × (1 - groups / alerts)")
     if survey is not None:
         _add_survey(table, survey)
-    rate = f"{alerts / outcome.seconds:,.0f} alerts a second" if alerts and outcome.seconds else ""
-    table.add_row("Time", f"{outcome.seconds:.1f} s", rate)
+    table.add_row("Time", f"{outcome.seconds:.1f} s", describe_rate(played.speed, alerts, outcome.seconds))
     return table
 
 
@@ -133,6 +133,13 @@ def describe_share(alerts: int, outcome: Outcome) -> str:
     """Return what there is to say about the number of alerts."""
     share = f"{100 * alerts / outcome.readings:.1f} % of the readings" if outcome.readings else ""
     return f"{share}; {outcome.replayed:,} were recorded before" if outcome.replayed else share
+
+
+def describe_rate(speed: float, alerts: int, seconds: float) -> str:
+    """Return how fast it went: the speed that was asked for, or else what the service took."""
+    if speed:
+        return f"{speed:g} times as fast as it happened"
+    return f"{alerts / seconds:,.0f} alerts a second, one after the other" if alerts and seconds else ""
 
 
 def _add_survey(table: Table, survey: Survey) -> None:

@@ -17,7 +17,6 @@ from typing import Any, TypeVar
 import psycopg2
 import psycopg2.extensions
 import psycopg2.extras
-import psycopg2.pool
 
 from foundation.clock import Clock
 from foundation.errors import (
@@ -28,12 +27,14 @@ from foundation.errors import (
     Unavailable,
     ValidationFailed,
 )
+from foundation.queries import load_queries
 
 Connection = psycopg2.extensions.connection
 Result = TypeVar("Result")
 
 TRANSACTION_ATTEMPTS = 4
 RETRY_PAUSE_SECONDS = 0.02
+CONNECT_TIMEOUT_SECONDS = 5
 
 
 class Database:
@@ -61,20 +62,19 @@ class Database:
             f"-c statement_timeout={statement_timeout_seconds}s -c app.window_seconds={window_seconds}"
             " -c timezone=UTC -c jit=off"
         )
-        self._pool = psycopg2.pool.ThreadedConnectionPool(
-            0,
-            pool_size,
-            url,
-            options=options,
-            cursor_factory=psycopg2.extras.DictCursor,
-            application_name=application_name,
-            connect_timeout=5,
-            keepalives_idle=30,
-            target_session_attrs="read-write",
-        )
-        # psycopg2 keeps as many idle connections as it opens at once; opening none lets the service start, and
-        # say that it is not ready, while the database is away.
-        self._pool.minconn = pool_size
+        self._connect_arguments: dict[str, Any] = {
+            "options": options,
+            "cursor_factory": psycopg2.extras.DictCursor,
+            "application_name": application_name,
+            "connect_timeout": CONNECT_TIMEOUT_SECONDS,
+            "keepalives_idle": 30,
+            "target_session_attrs": "read-write",
+        }
+        self._url = url
+        # Not psycopg2's pool: it connects while it holds its lock, so that one server that does not answer would
+        # make every thread wait in line for a refusal.
+        self._idle: list[Connection] = []
+        self._is_closed = False
 
     @property
     def connections_in_use(self) -> int:
@@ -82,9 +82,10 @@ class Database:
         return self._in_use
 
     def close(self) -> None:
-        """Close every connection."""
-        if not self._pool.closed:
-            self._pool.closeall()
+        """Close every idle connection now, and the others when they come back."""
+        self._is_closed = True
+        while self._idle:
+            self._idle.pop().close()
 
     @contextmanager
     def autocommit(self) -> Iterator[Connection]:
@@ -125,6 +126,7 @@ class Database:
         try:
             with translate_errors():
                 connection = self._checkout()
+                self._carry_clock(connection)
                 yield connection
         finally:
             if connection is not None:
@@ -132,17 +134,27 @@ class Database:
             self._slots.release()
 
     def _checkout(self) -> Connection:
-        connection: Connection = self._pool.getconn()
-        while _was_closed_by_server(connection):
-            self._pool.putconn(connection, close=True)
-            connection = self._pool.getconn()
+        connection = self._take_idle() or self._connect()
         self._count_use(1)
+        return connection
+
+    def _take_idle(self) -> Connection | None:
+        while self._idle:
+            connection = self._idle.pop()
+            if not _was_closed_by_server(connection):
+                return connection
+            connection.close()
+        return None
+
+    def _connect(self) -> Connection:
+        connection: Connection = psycopg2.connect(self._url, **self._connect_arguments)
+        return connection
+
+    def _carry_clock(self, connection: Connection) -> None:
         frozen_at = self.clock.frozen_at()
         if frozen_at is not None:
             connection.autocommit = True
-            with connection.cursor() as cursor:
-                cursor.execute("SELECT set_config('app.now', %s, false)", (frozen_at.isoformat(),))
-        return connection
+            load_queries("database").set_clock(connection, now=frozen_at.isoformat())
 
     def _count_use(self, change: int) -> None:
         with self._counting:
@@ -154,7 +166,18 @@ class Database:
         self._count_use(-1)
         is_idle = connection.info.transaction_status == psycopg2.extensions.TRANSACTION_STATUS_IDLE
         # A connection that broke or hangs in a transaction is closed, never lent again.
-        self._pool.putconn(connection, close=bool(connection.closed) or not is_idle)
+        if is_idle and not connection.closed and not self._is_closed:
+            self._idle.append(connection)
+        else:
+            connection.close()
+
+
+def load_json(text: str) -> Any:
+    """Return what jsonb holds; its numbers know no floats, so a large one comes back as the float it was."""
+    return json.loads(text, parse_int=lambda digits: int(digits) if len(digits) < 20 else float(digits))
+
+
+psycopg2.extras.register_default_jsonb(globally=True, loads=load_json)
 
 
 def _was_closed_by_server(connection: Connection) -> bool:

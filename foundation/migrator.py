@@ -55,7 +55,7 @@ def migrate(url: str, folder: Path = MIGRATIONS_FOLDER) -> list[Migration]:
     """
     try:
         connection = psycopg2.connect(url, connect_timeout=5, options=f"-c lock_timeout={LOCK_WAIT_SECONDS}s")
-    except psycopg2.OperationalError as error:
+    except (psycopg2.OperationalError, psycopg2.ProgrammingError) as error:
         reason = str(error).strip().splitlines()[-1]
         raise SettingsError(f"DATABASE_URL: the database cannot be reached ({reason})") from error
     try:
@@ -78,7 +78,10 @@ def pending_migrations(connection: Connection, folder: Path = MIGRATIONS_FOLDER)
 def _migrate(connection: Connection, migrations: list[Migration]) -> list[Migration]:
     queries = load_queries("migrator")
     connection.autocommit = True
-    queries.lock_migrations(connection)
+    try:
+        queries.lock_migrations(connection)
+    except psycopg2.errors.LockNotAvailable as error:
+        raise SettingsError("DATABASE_URL: another process is migrating this database and does not end") from error
     queries.create_migrations_table(connection)
     applied = dict(queries.list_applied(connection))
     _check_applied(applied, migrations)

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import base64
 import os
+import re
+from email.utils import parseaddr
 from pathlib import Path
 from typing import Annotated, Literal
+from urllib.parse import urlsplit
 
 from pydantic import Field, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
@@ -12,6 +16,8 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 from foundation.errors import SettingsError
 
 MINIMUM_SECRET_BYTES = 32
+MINIMUM_WEBHOOK_SECRET_BYTES = 24
+WEBHOOK_SECRET_PREFIX = "whsec_"  # noqa: S105  # a prefix, no secret
 
 
 def default_data_dir() -> Path:
@@ -44,6 +50,15 @@ class Settings(BaseSettings):
     public_url: str = ""
     cors_origins: Annotated[tuple[str, ...], NoDecode] = ()
     group_window_seconds: int = Field(default=300, ge=1, le=86400)
+    smtp_url: str = ""
+    email_from: str = ""
+    twilio_account_sid: str = ""
+    twilio_auth_token: str = ""
+    twilio_from_number: str = ""
+    twilio_api_base_url: str = ""
+    sms_max_per_hour: int = Field(default=10, ge=1, le=1000)
+    webhook_secret: str = ""
+    webhook_allow_private: bool = False
     rate_limit: str = ""
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
     log_format: Literal["text", "json"] = "text"
@@ -78,6 +93,58 @@ class Settings(BaseSettings):
             raise ValueError("must begin with postgresql://")
         return value
 
+    @field_validator("smtp_url")
+    @classmethod
+    def _check_smtp_url(cls, value: str) -> str:
+        if value:
+            check_smtp_url(value)
+        return value
+
+    @field_validator("email_from")
+    @classmethod
+    def _check_email_from(cls, value: str) -> str:
+        name, address = parseaddr(value)
+        is_good = name.isprintable() and address.isascii() and re.fullmatch(r"[^@\s<>]+@[^@\s<>]+", address)
+        if value and not is_good:
+            raise ValueError("must be an address such as alerts@example.com or Alerts <alerts@example.com>")
+        return value
+
+    @field_validator("twilio_from_number")
+    @classmethod
+    def _check_twilio_sender(cls, value: str) -> str:
+        if value and re.fullmatch(r"\+[0-9]{4,15}|[0-9]{3,8}|[A-Za-z0-9 ]{1,11}", value) is None:
+            raise ValueError("must be a number such as +33612345678, a short code or a sender's name")
+        return value
+
+    @field_validator("twilio_api_base_url")
+    @classmethod
+    def _check_twilio_address(cls, value: str) -> str:
+        if value and not value.startswith(("http://", "https://")):
+            raise ValueError("must begin with http:// or https://")
+        return value.rstrip("/")
+
+    @field_validator("webhook_secret")
+    @classmethod
+    def _check_webhook_secret(cls, value: str) -> str:
+        if value:
+            check_webhook_secret(value)
+        return value
+
+    @model_validator(mode="after")
+    def _require_whole_channels(self) -> Settings:
+        if self.smtp_url and not self.email_from:
+            raise ValueError("EMAIL_FROM is required when SMTP_URL is set")
+        credentials = {
+            "TWILIO_ACCOUNT_SID": self.twilio_account_sid,
+            "TWILIO_AUTH_TOKEN": self.twilio_auth_token,
+            "TWILIO_FROM_NUMBER": self.twilio_from_number,
+        }
+        missing = [name for name, value in credentials.items() if not value]
+        if missing and len(missing) < len(credentials):
+            present = next(name for name in credentials if name not in missing)
+            raise ValueError(f"{missing[0]} is required when {present} is set")
+        return self
+
     @model_validator(mode="after")
     def _require_secret_with_own_database(self) -> Settings:
         if self.database_url and not self.jwt_secret:
@@ -94,6 +161,42 @@ class Settings(BaseSettings):
     def is_embedded(self) -> bool:
         """Whether the service brings its own PostgreSQL server."""
         return not self.database_url
+
+
+def check_smtp_url(url: str) -> None:
+    """Check the form of SMTP_URL: smtp://user:password@host:port?starttls or smtps://…
+
+    Raises:
+        ValueError: it has another form, or would send the password in clear to another machine.
+    """
+    form = "must be smtp://[user:password@]host[:port][?starttls] or smtps://[user:password@]host[:port]"
+    try:
+        parts = urlsplit(url)
+        port = parts.port
+    except ValueError as error:
+        raise ValueError(form) from error
+    is_good = parts.scheme in ("smtp", "smtps") and bool(parts.hostname) and port != 0
+    if not is_good or parts.path.strip("/") or parts.query not in ("", "starttls"):
+        raise ValueError(form)
+    is_clear = parts.scheme == "smtp" and not parts.query
+    if parts.password and is_clear and parts.hostname not in ("localhost", "127.0.0.1", "::1"):
+        raise ValueError("a password needs TLS: add ?starttls, or use smtps://")
+
+
+def check_webhook_secret(secret: str) -> None:
+    """Check the form of WEBHOOK_SECRET, which Standard Webhooks sets.
+
+    Raises:
+        ValueError: it has another form, or is shorter than the standard's 24 bytes.
+    """
+    try:
+        key = base64.b64decode(secret.removeprefix(WEBHOOK_SECRET_PREFIX), validate=True)
+    except ValueError:
+        key = b""
+    if not secret.startswith(WEBHOOK_SECRET_PREFIX) or len(key) < MINIMUM_WEBHOOK_SECRET_BYTES:
+        raise ValueError(
+            f"must be {WEBHOOK_SECRET_PREFIX} and then at least {MINIMUM_WEBHOOK_SECRET_BYTES} random bytes in base64"
+        )
 
 
 def load_settings(**overrides: object) -> Settings:

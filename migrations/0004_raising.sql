@@ -13,8 +13,8 @@ BEGIN
     IF current_setting('app.alerts_are_placed', true) = 'true' THEN
         RETURN NEW;
     END IF;
-    IF NEW.metric = '' AND NEW.metadata ? 'metric' THEN
-        NEW.metric := COALESCE(NEW.metadata ->> 'metric', '');
+    IF NEW.metric = '' AND jsonb_typeof(NEW.metadata -> 'metric') = 'string' THEN
+        NEW.metric := NEW.metadata ->> 'metric';
     END IF;
     NEW.key_class := COALESCE(NEW.key_class, NEW.severity::text);
     SELECT * INTO v_joined FROM join_alert_group(
@@ -106,7 +106,9 @@ BEGIN
              AS t (device_id, severity, message, metadata, metric, source, occurred_at, escalate, key_class, position)
         ORDER BY device_id, metric, key_class, position
     LOOP
-        IF v_key IS DISTINCT FROM r.key OR r.occurred_at > v_last_at + v_window THEN
+        -- join_alert_group refuses what lies too far ahead.
+        IF v_key IS DISTINCT FROM r.key OR r.occurred_at > v_last_at + v_window
+            OR r.occurred_at > app_now() + interval '5 minutes' THEN
             IF v_key = r.key THEN
                 -- The batch itself outruns the window: what it brought so far ends the old group.
                 UPDATE alert_groups SET last_occurrence_at = GREATEST(last_occurrence_at, v_last_at)

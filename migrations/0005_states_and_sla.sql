@@ -30,6 +30,7 @@ LANGUAGE sql AS $$
                s.actual_tta IS NULL AND NOT s.tta_breached AND p_at > s.tta_due_at AS tta_late,
                p_state = 'resolved' AND NOT s.ttr_breached AND p_at > s.ttr_due_at AS ttr_late
         FROM alert_slas AS s WHERE s.alert_id = ANY (p_alert_ids)
+        FOR NO KEY UPDATE
     ), stopped AS (
         UPDATE alert_slas AS s
         SET acknowledged_at = CASE WHEN p_state = 'acknowledged' AND NOT p_implied
@@ -73,6 +74,10 @@ BEGIN
     END IF;
     NEW.alert_id := v_alert.id;
     NEW.previous_state := v_alert.state;
+    -- Numbered and dated under the lock: a step that waited for another one began before it and comes after it.
+    NEW.id := nextval(pg_get_serial_sequence('alert_states', 'id'));
+    NEW.created_at := GREATEST(NEW.created_at, (
+        SELECT max(s.created_at) FROM alert_states AS s WHERE s.alert_id = v_alert.id));
 
     WITH moved AS (
         UPDATE alerts AS a
@@ -80,9 +85,14 @@ BEGIN
             resolution = COALESCE(NEW.resolution, a.resolution),
             assigned_to_user_id = COALESCE(NEW.assigned_to_user_id, a.assigned_to_user_id)
         WHERE a.id = v_alert.id OR (a.duplicate_of = v_alert.id AND a.state <> 'resolved')
-        RETURNING a.id
+        RETURNING a.id, a.severity, a.created_at
+    ), tallied AS (
+        INSERT INTO tally_entries (severity, state, alerts)
+        SELECT m.severity, side.state, side.sign * count(*)
+        FROM moved AS m CROSS JOIN (VALUES (v_alert.state, -1), (NEW.state, 1)) AS side (state, sign)
+        GROUP BY m.severity, side.state, side.sign
     )
-    SELECT array_agg(id) INTO v_moved FROM moved;
+    SELECT array_agg(id), GREATEST(NEW.created_at, max(created_at)) INTO v_moved, NEW.created_at FROM moved;
     IF cardinality(v_moved) > 1 THEN
         INSERT INTO alert_states (alert_id, previous_state, state, changed_by, actor_kind, implied, notes,
                                   resolution, assigned_to_user_id, created_at)
@@ -92,9 +102,10 @@ BEGIN
     END IF;
 
     SELECT * INTO v_late FROM stop_sla_clocks(v_moved, NEW.state, NEW.created_at, NEW.implied);
-    INSERT INTO tally_entries (severity, state, alerts, tta_breaches, ttr_breaches)
-    VALUES (v_alert.severity, v_alert.state, -cardinality(v_moved), v_late.tta_breaches, v_late.ttr_breaches),
-           (v_alert.severity, NEW.state, cardinality(v_moved), 0, 0);
+    IF v_late.tta_breaches + v_late.ttr_breaches > 0 THEN
+        INSERT INTO tally_entries (severity, tta_breaches, ttr_breaches)
+        VALUES (v_alert.severity, v_late.tta_breaches, v_late.ttr_breaches);
+    END IF;
     IF NEW.state = 'resolved' THEN
         UPDATE alert_groups AS g SET open_alerts = g.open_alerts - cardinality(v_moved) WHERE g.id = v_alert.group_id;
         UPDATE alert_groups AS g SET status = 'closed'
@@ -114,6 +125,8 @@ BEGIN
     END IF;
     RAISE EXCEPTION '% of % is refused: %', TG_OP, TG_TABLE_NAME, TG_ARGV[0] USING ERRCODE = 'AA004';
 END $$;
+CREATE TRIGGER alerts_are_placed_once BEFORE UPDATE OF device_id, severity, message, metric, key_class ON alerts
+    FOR EACH ROW EXECUTE FUNCTION refuse_change_of_record('its group, duplicates and tallies were decided by it');
 CREATE TRIGGER alerts_state_moves_by_history BEFORE UPDATE OF state, group_id, duplicate_of ON alerts
     FOR EACH ROW EXECUTE FUNCTION refuse_change_of_record('insert the step into alert_states');
 CREATE TRIGGER alert_states_are_kept BEFORE UPDATE OR DELETE ON alert_states
@@ -122,6 +135,16 @@ CREATE TRIGGER alerts_are_kept BEFORE DELETE ON alerts
     FOR EACH ROW EXECUTE FUNCTION refuse_change_of_record('alerts are the record');
 CREATE TRIGGER alert_groups_are_kept BEFORE DELETE ON alert_groups
     FOR EACH ROW EXECUTE FUNCTION refuse_change_of_record('groups are part of the record');
+CREATE TRIGGER alert_slas_are_kept BEFORE DELETE ON alert_slas
+    FOR EACH ROW EXECUTE FUNCTION refuse_change_of_record('clocks are part of the record');
+CREATE TRIGGER alert_states_are_not_emptied BEFORE TRUNCATE ON alert_states
+    FOR EACH STATEMENT EXECUTE FUNCTION refuse_change_of_record('the history is never rewritten');
+CREATE TRIGGER alerts_are_not_emptied BEFORE TRUNCATE ON alerts
+    FOR EACH STATEMENT EXECUTE FUNCTION refuse_change_of_record('alerts are the record');
+CREATE TRIGGER alert_groups_are_not_emptied BEFORE TRUNCATE ON alert_groups
+    FOR EACH STATEMENT EXECUTE FUNCTION refuse_change_of_record('groups are part of the record');
+CREATE TRIGGER alert_slas_are_not_emptied BEFORE TRUNCATE ON alert_slas
+    FOR EACH STATEMENT EXECUTE FUNCTION refuse_change_of_record('clocks are part of the record');
 
 -- Flags the clocks that have run out: at most p_limit alerts, the longest overdue first. Any number of
 -- sweepers may run side by side. Duplicates are flagged but not tallied.

@@ -195,5 +195,3 @@ def sql(database_url: str) -> Iterator[Callable[..., list[tuple[Any, ...]]]]:
 
     yield execute
     connection.close()
-
-

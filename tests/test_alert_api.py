@@ -26,9 +26,9 @@ def fields_of(answer: Mapping[str, Any]) -> list[str]:
 def read(client, headers):
     """Return what a viewer reads: ``read("/api/v1/alerts", severity="high")``."""
 
-    def get(path: str, status: int = 200, **query: Any) -> Any:
+    def get(path: str, expect: int = 200, **query: Any) -> Any:
         response = client.get(path, query_string=query, headers=headers("viewer"))
-        assert response.status_code == status, response.json
+        assert response.status_code == expect, response.json
         return response.json
 
     return get
@@ -275,7 +275,7 @@ def test_get_alert_success(raise_alert, read, clock):
 
 def test_get_alert_not_found(raise_alert, read):
     alert_id = int(raise_alert()["alert_id"])
-    answer = read(f"{ALERTS}/{alert_id + 1}", status=404)
+    answer = read(f"{ALERTS}/{alert_id + 1}", expect=404)
     assert answer["code"] == "not_found"
     assert answer["error"] == f"alert {alert_id + 1} does not exist"
 
@@ -395,7 +395,7 @@ def test_list_alerts_q_needs_a_device_or_at_most_31_days(read):
         {"start_date": "2026-01-01T00:00:00Z", "end_date": "2026-02-01T00:00:01Z"},
     ]
     for query in unbounded:
-        answer = read(ALERTS, status=400, q="bearing", **query)
+        answer = read(ALERTS, expect=400, q="bearing", **query)
         assert fields_of(answer) == ["q"], query
     read(ALERTS, q="bearing", start_date="2026-01-01", end_date="2026-02-01")
 
@@ -600,7 +600,7 @@ def test_history_tells_who_did_what_when(client, headers, raise_alert, read, clo
 
 
 def test_actions_on_an_alert_that_does_not_exist(act, read):
-    assert read(f"{ALERTS}/4711/history", status=404)["error"] == "alert 4711 does not exist"
+    assert read(f"{ALERTS}/4711/history", expect=404)["error"] == "alert 4711 does not exist"
     for action in ("notes", "acknowledge", "investigate", "resolve"):
         response = act("4711", action, notes="x")
         assert (response.status_code, response.json["error"]) == (404, "alert 4711 does not exist")
@@ -671,7 +671,7 @@ def test_get_group_success(plant, read):
 
 
 def test_get_group_not_found(read):
-    assert read(f"{GROUPS}/4711", status=404)["error"] == "group 4711 does not exist"
+    assert read(f"{GROUPS}/4711", expect=404)["error"] == "group 4711 does not exist"
 
 
 def test_group_stats_success(plant, read):

@@ -620,10 +620,10 @@ def test_survey_follows_the_clocks(
 
 def test_duplicates_have_no_clock_of_their_own(make_client: Callable[..., ServiceClient]) -> None:
     device = make_device()
-    outcome = play(make_client("device"), plan_hot(device, 250))
+    outcome = play(make_client("device"), plan_hot(device, 201))
     survey = read_survey(make_client("viewer"), [device.device_id], outcome.alert_ids)
     # More than a page of the list.
-    assert (survey.states, survey.missing) == (Counter({"new": 250}), 0)
+    assert (survey.states, survey.missing) == (Counter({"new": 201}), 0)
     assert (survey.acknowledge, survey.resolve) == (Counter({"open": 1}), Counter({"open": 1}))
 
 

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import os
-import shutil
 import signal
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import psutil
 import psycopg2
@@ -16,17 +15,29 @@ import pytest
 from foundation.embedded_postgres import EmbeddedPostgres
 from foundation.errors import SettingsError
 from foundation.processes import await_condition
+from tests.clusters import copy_template, make_folder, make_template
 
 PATIENCE_SECONDS = 60.0
 
 
 @pytest.fixture
-def folder() -> Iterator[Path]:
-    """A data folder that the server's own account may reach."""
-    made = Path(tempfile.mkdtemp(prefix="aa-server-"))
-    made.chmod(0o755)
-    yield made
-    shutil.rmtree(made, ignore_errors=True)
+def empty_folder() -> Iterator[Path]:
+    """A data folder for a first start."""
+    with make_folder() as folder:
+        yield folder
+
+
+@pytest.fixture(scope="module")
+def template() -> Iterator[Path]:
+    """A data folder to copy."""
+    with make_template() as folder:
+        yield folder
+
+
+@pytest.fixture
+def folder(template: Path, empty_folder: Path) -> Path:
+    """A data folder whose server has run before."""
+    return copy_template(template, empty_folder)
 
 
 @pytest.fixture
@@ -38,7 +49,7 @@ def server(folder: Path) -> Iterator[EmbeddedPostgres]:
     started.stop()
 
 
-def ask(url: str, query: str) -> list[tuple[object, ...]]:
+def ask(url: str, query: str) -> list[tuple[Any, ...]]:
     connection = psycopg2.connect(url)
     try:
         with connection, connection.cursor() as cursor:
@@ -100,9 +111,10 @@ def test_data_outlives_a_stop_and_people_may_change_settings(folder: Path) -> No
         server.stop()
 
 
-def test_long_path_gets_a_short_socket(folder: Path) -> None:
-    long_folder = folder / ("x" * 60) / ("y" * 60)
+def test_long_path_gets_a_short_socket(template: Path, empty_folder: Path) -> None:
+    long_folder = empty_folder / ("x" * 60) / ("y" * 60)
     long_folder.mkdir(parents=True)
+    copy_template(template, long_folder)
     server = EmbeddedPostgres(long_folder)
     url = server.start()
     try:
@@ -111,8 +123,8 @@ def test_long_path_gets_a_short_socket(folder: Path) -> None:
         server.stop()
 
 
-def test_path_with_strange_characters(folder: Path) -> None:
-    strange = folder / 'Smith\'s "data" 50% & more'
+def test_path_with_strange_characters(empty_folder: Path) -> None:
+    strange = empty_folder / 'Smith\'s "data" 50% & more'
     strange.mkdir()
     server = EmbeddedPostgres(strange)
     url = server.start()
@@ -122,9 +134,9 @@ def test_path_with_strange_characters(folder: Path) -> None:
         server.stop()
 
 
-def test_path_with_a_comma_is_refused_clearly(folder: Path) -> None:
+def test_path_with_a_comma_is_refused_clearly(empty_folder: Path) -> None:
     with pytest.raises(SettingsError, match="a comma in its path"):
-        EmbeddedPostgres(folder / "a,b").start()
+        EmbeddedPostgres(empty_folder / "a,b").start()
 
 
 def test_killed_server_recovers_what_was_committed(folder: Path) -> None:
@@ -157,11 +169,11 @@ def test_server_left_behind_is_replaced(server: EmbeddedPostgres, folder: Path) 
         second.stop()
 
 
-def test_half_made_cluster_is_made_anew(folder: Path) -> None:
-    draft = folder / "initdb-killed"
+def test_half_made_cluster_is_made_anew(empty_folder: Path) -> None:
+    draft = empty_folder / "initdb-killed"
     (draft / "global").mkdir(parents=True)
     (draft / "PG_VERSION").write_text("18\n")
-    server = EmbeddedPostgres(folder)
+    server = EmbeddedPostgres(empty_folder)
     url = server.start()
     try:
         assert ask(url, "SELECT 1") == [(1,)]
@@ -170,10 +182,10 @@ def test_half_made_cluster_is_made_anew(folder: Path) -> None:
         server.stop()
 
 
-def test_locale_that_the_machine_lacks_does_no_harm(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_locale_that_the_machine_lacks_does_no_harm(empty_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LANG", "xx_YY.UTF-8")
     monkeypatch.setenv("LC_ALL", "xx_YY.UTF-8")
-    server = EmbeddedPostgres(folder)
+    server = EmbeddedPostgres(empty_folder)
     server.start()
     server.stop()
     assert os.environ["LC_ALL"] == "xx_YY.UTF-8"

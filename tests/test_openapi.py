@@ -53,6 +53,21 @@ TOUR = [
     ("GET", "/api/v1/sla/targets"),
     ("PUT", "/api/v1/sla/targets"),
     ("GET", "/api/v1/sla/compliance"),
+    ("POST", "/api/v1/escalation-policies"),
+    ("GET", "/api/v1/escalation-policies"),
+    ("GET", "/api/v1/escalation-policies/{policy_id}"),
+    ("PUT", "/api/v1/escalation-policies/{policy_id}"),
+    ("POST", "/api/v1/escalation-policies/{policy_id}/simulate"),
+    ("DELETE", "/api/v1/escalation-policies/{policy_id}"),
+    ("POST", "/api/v1/on-call/schedules"),
+    ("GET", "/api/v1/on-call/schedules"),
+    ("GET", "/api/v1/on-call/schedules/{schedule_id}"),
+    ("PUT", "/api/v1/on-call/schedules/{schedule_id}"),
+    ("POST", "/api/v1/on-call/schedules/{schedule_id}/overrides"),
+    ("GET", "/api/v1/on-call/current"),
+    ("GET", "/api/v1/on-call/schedules/{schedule_id}/shifts"),
+    ("DELETE", "/api/v1/on-call/schedules/{schedule_id}/overrides"),
+    ("DELETE", "/api/v1/on-call/schedules/{schedule_id}"),
     ("GET", "/api/v1/users"),
     ("POST", "/api/v1/users"),
     ("GET", "/api/v1/users/{user_id}"),
@@ -179,15 +194,20 @@ def test_authorize_button_has_a_scheme_to_offer(specification):
 def test_query_parameters_of_the_contract_are_documented(specification):
     paging = {"page", "limit", "cursor"}
     wanted = {
-        "/api/v1/alerts": paging
+        ("GET", "/api/v1/alerts"): paging
         | {"severity", "state", "device_id", "metric", "group_id", "start_date", "end_date", "q"},
-        "/api/v1/groups": paging | {"status", "device_id", "start_date", "end_date"},
-        "/api/v1/users": paging,
-        "/api/v1/sla/compliance": {"start_date", "end_date", "severity"},
+        ("GET", "/api/v1/groups"): paging | {"status", "device_id", "start_date", "end_date"},
+        ("GET", "/api/v1/users"): paging,
+        ("GET", "/api/v1/sla/compliance"): {"start_date", "end_date", "severity"},
+        ("GET", "/api/v1/escalation-policies"): paging | {"enabled", "severity_match"},
+        ("GET", "/api/v1/on-call/current"): {"schedule_id", "at"},
+        ("GET", "/api/v1/on-call/schedules"): paging | {"enabled", "rotation_type"},
+        ("GET", "/api/v1/on-call/schedules/{schedule_id}/shifts"): {"from", "to"},
+        ("DELETE", "/api/v1/on-call/schedules/{schedule_id}/overrides"): {"start", "end", "user_id"},
     }
     for method, path, described in list_operations(specification):
         named = {p["name"] for p in described["parameters"] if p["in"] == "query"}
-        assert named == (wanted.get(path, set()) if method == "GET" else set()), (method, path)
+        assert named == wanted.get((method, path), set()), (method, path)
     for path in ("/api/v1/alerts", "/api/v1/alerts/batch"):
         headers = [p["name"] for p in specification["paths"][path]["post"]["parameters"] if p["in"] == "header"]
         assert headers == ["Idempotency-Key"]
@@ -251,6 +271,8 @@ def build_request(specification: Json, method: str, path: str) -> tuple[str, Jso
             path = path.replace(f"{{{parameter['name']}}}", str(sample))
         elif parameter["in"] == "query" and sample is not None:
             query[parameter["name"]] = sample
+        else:
+            assert not parameter["required"], f"{path} has no example for {parameter['name']}"
     arguments: Json = {"query_string": query}
     if "requestBody" in described:
         schema = described["requestBody"]["content"]["application/json"]["schema"]
@@ -310,6 +332,24 @@ def test_answers_with_everything_filled_in_have_their_documented_shape(
     act(alert["alert_id"], "resolve", resolution="fixed")
     for path in ("/api/v1/alerts", "/api/v1/alerts/{alert_id}", "/api/v1/alerts/{alert_id}/history", "/api/v1/groups"):
         response = client.get(path.replace("{alert_id}", alert["alert_id"]), headers=headers("viewer"))
+        content = specification["paths"][path]["get"]["responses"]["200"]["content"]["application/json"]
+        assert response.status_code == 200
+        assert find_faults(specification, content["schema"], response.json) == [], path
+
+
+def test_answers_with_nothing_in_them_have_their_documented_shape(client, headers, specification):
+    for path in (
+        "/api/v1/alerts",
+        "/api/v1/groups",
+        "/api/v1/groups/stats",
+        "/api/v1/users",
+        "/api/v1/auth/me",
+        "/api/v1/sla/compliance",
+        "/api/v1/escalation-policies",
+        "/api/v1/on-call/schedules",
+        "/api/v1/on-call/current",
+    ):
+        response = client.get(path, headers=headers("admin"))
         content = specification["paths"][path]["get"]["responses"]["200"]["content"]["application/json"]
         assert response.status_code == 200
         assert find_faults(specification, content["schema"], response.json) == [], path

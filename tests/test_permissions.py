@@ -6,6 +6,7 @@ permission, fails until somebody has said here who may call it.
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import pytest
@@ -50,6 +51,21 @@ POST   /api/v1/groups/<group_id>/resolve        alerts:resolve
 GET    /api/v1/sla/targets                      sla:read
 PUT    /api/v1/sla/targets                      sla:write
 GET    /api/v1/sla/compliance                   sla:read
+GET    /api/v1/escalation-policies                       escalation:read
+POST   /api/v1/escalation-policies                       escalation:write
+GET    /api/v1/escalation-policies/<policy_id>           escalation:read
+PUT    /api/v1/escalation-policies/<policy_id>           escalation:write
+DELETE /api/v1/escalation-policies/<policy_id>           escalation:write
+POST   /api/v1/escalation-policies/<policy_id>/simulate  escalation:read
+GET    /api/v1/on-call/current                           on_call:read
+GET    /api/v1/on-call/schedules                         on_call:read
+POST   /api/v1/on-call/schedules                         on_call:write
+GET    /api/v1/on-call/schedules/<schedule_id>           on_call:read
+PUT    /api/v1/on-call/schedules/<schedule_id>           on_call:write
+DELETE /api/v1/on-call/schedules/<schedule_id>           on_call:write
+POST   /api/v1/on-call/schedules/<schedule_id>/overrides on_call:write
+DELETE /api/v1/on-call/schedules/<schedule_id>/overrides on_call:write
+GET    /api/v1/on-call/schedules/<schedule_id>/shifts    on_call:read
 """
 
 VIEWER = {"self", "alerts:read", "groups:read", "sla:read", "escalation:read", "on_call:read"}
@@ -100,9 +116,7 @@ def fire(client):
     """Fire a route with a token's headers; identifiers are 1, bodies empty objects."""
 
     def send(method: str, path: str, headers: dict[str, str]) -> TestResponse:
-        for name in ("user_id", "alert_id", "group_id"):
-            path = path.replace(f"<{name}>", "1")
-        path = path.replace("<path:filename>", "swagger-ui.css")
+        path = re.sub(r"<\w+_id>", "1", path).replace("<path:filename>", "swagger-ui.css")
         body: dict[str, Any] = {"json": {}} if method in ("POST", "PUT") else {}
         response: TestResponse = client.open(path, method=method, headers=headers, buffered=True, **body)
         assert response.status_code < 500 or path == "/ready", (method, path, response.json)
@@ -161,7 +175,7 @@ def test_every_route_without_a_token(fire):
 def test_head_asks_for_what_get_asks_for(client, headers):
     for (method, path), permission in parse_protected().items():
         if method == "GET" and permission != "self":
-            address = path.replace("<user_id>", "1").replace("<alert_id>", "1").replace("<group_id>", "1")
+            address = re.sub(r"<\w+_id>", "1", path)
             assert client.head(address).status_code == 401
             assert client.head(address, headers=headers("janitor")).status_code == 403
 

@@ -5,12 +5,10 @@ from __future__ import annotations
 import json
 import os
 import re
-import shutil
 import signal
 import socket
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -20,6 +18,8 @@ from typing import Any
 import psutil
 import pytest
 import requests
+
+from tests.clusters import copy_template, make_folder, make_template
 
 pytestmark = pytest.mark.xdist_group("run")
 
@@ -154,15 +154,12 @@ class Run:
 
 @contextmanager
 def make_run() -> Iterator[Run]:
-    # Not a folder of pytest's: it closes those to others at any time, and the database has an account of its own.
-    folder = Path(tempfile.mkdtemp(prefix="aa-run-"))
-    folder.chmod(0o755)
-    run = Run(folder)
-    try:
-        yield run
-    finally:
-        run.end()
-        shutil.rmtree(folder, ignore_errors=True)
+    with make_folder() as folder:
+        run = Run(folder)
+        try:
+            yield run
+        finally:
+            run.end()
 
 
 @pytest.fixture(scope="module")
@@ -178,6 +175,20 @@ def own() -> Iterator[Run]:
     """A run that a test starts and ends by itself."""
     with make_run() as run:
         yield run
+
+
+@pytest.fixture(scope="module")
+def template() -> Iterator[Path]:
+    """A data folder to copy."""
+    with make_template() as folder:
+        yield folder
+
+
+@pytest.fixture
+def later(own: Run, template: Path) -> Run:
+    """The same, where the service has run before."""
+    copy_template(template, own.data_folder)
+    return own
 
 
 def test_first_start_tells_where_it_is_and_how_to_get_in(service: Run) -> None:
@@ -298,9 +309,9 @@ def test_stop_and_second_start(own: Run) -> None:
     assert not any(map(is_alive, family))
 
 
-def test_killed_run_leaves_no_process_and_the_next_recovers(own: Run) -> None:
-    own.start_and_await()
-    created = own.call(
+def test_killed_run_leaves_no_process_and_the_next_recovers(later: Run) -> None:
+    later.start_and_await()
+    created = later.call(
         "create-user",
         "--email",
         "kept@example.com",
@@ -312,25 +323,25 @@ def test_killed_run_leaves_no_process_and_the_next_recovers(own: Run) -> None:
         stdin=PASSWORD,
     )
     assert created.returncode == 0
-    family = own.family()
-    own.stop(signal.SIGKILL)
-    own.start_and_await()
+    family = later.family()
+    later.stop(signal.SIGKILL)
+    later.start_and_await()
     await_true(lambda: not any(map(is_alive, family)), "the orphans to end")
-    token = own.call("token", "--role", "admin").stdout.strip()
-    emails = [user["email"] for user in own.get("/api/v1/users", token).json()["data"]]
+    token = later.call("token", "--role", "admin").stdout.strip()
+    emails = [user["email"] for user in later.get("/api/v1/users", token).json()["data"]]
     assert "kept@example.com" in emails
 
 
-def test_everything_killed_at_once_recovers(own: Run) -> None:
-    own.start_and_await()
-    family = own.family()
+def test_everything_killed_at_once_recovers(later: Run) -> None:
+    later.start_and_await()
+    family = later.family()
     for process in family:
         process.kill()
-    own.stop(signal.SIGKILL)
+    later.stop(signal.SIGKILL)
     await_true(lambda: not any(map(is_alive, family)), "the end of all")
-    assert (own.data_folder / "postgres" / "postmaster.pid").exists()
-    own.start_and_await()
-    assert own.answers("/health")
+    assert (later.data_folder / "postgres" / "postmaster.pid").exists()
+    later.start_and_await()
+    assert later.answers("/health")
 
 
 @pytest.mark.parametrize("delay_seconds", [0.0, 0.7])
@@ -344,11 +355,11 @@ def test_start_can_be_cut_short(own: Run, delay_seconds: float) -> None:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells a process that its parent has ended")
-def test_run_can_end_with_its_parent(own: Run) -> None:
+def test_run_can_end_with_its_parent(later: Run) -> None:
     # A shell that waits stands for make.
-    own.start_and_await("run", "--end-with-parent", program=("sh", "-c", '"$@"; true', "sh", *COMMANDS))
-    family = own.family()
-    own.stop(signal.SIGKILL)
+    later.start_and_await("run", "--end-with-parent", program=("sh", "-c", '"$@"; true', "sh", *COMMANDS))
+    family = later.family()
+    later.stop(signal.SIGKILL)
     await_true(lambda: not any(map(is_alive, family)), "the end of all")
 
 
@@ -397,27 +408,27 @@ def test_taken_port_is_one_line_before_anything_starts(own: Run) -> None:
     assert not (own.data_folder / "postgres").exists()
 
 
-def test_port_lost_later_ends_the_run(own: Run) -> None:
-    own.start_and_await()
-    family = own.family()
+def test_port_lost_later_ends_the_run(later: Run) -> None:
+    later.start_and_await()
+    family = later.family()
     with socket.socket() as thief:
         thief.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        web = own.find("commands", "serve")
+        web = later.find("commands", "serve")
         assert web is not None
         web.kill()
 
         def is_stolen() -> bool:
             try:
-                thief.bind(("127.0.0.1", own.port))
+                thief.bind(("127.0.0.1", later.port))
             except OSError:
                 return False
             thief.listen()
             return True
 
         await_true(is_stolen, "the port to come free")
-        assert own.process.wait(PATIENCE_SECONDS) == 1
-    own_lines = [line for line in own.log.splitlines() if line.startswith("advanced-alerting: ")]
-    assert own_lines == [f"advanced-alerting: PORT: 127.0.0.1:{own.port} is taken by another process"]
+        assert later.process.wait(PATIENCE_SECONDS) == 1
+    later_lines = [line for line in later.log.splitlines() if line.startswith("advanced-alerting: ")]
+    assert later_lines == [f"advanced-alerting: PORT: 127.0.0.1:{later.port} is taken by another process"]
     assert not any(map(is_alive, family))
 
 

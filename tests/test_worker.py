@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import os
-import shutil
 import signal
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Iterator
 from datetime import timedelta
@@ -24,6 +22,7 @@ from foundation.embedded_postgres import EmbeddedPostgres
 from foundation.errors import Unavailable
 from foundation.migrator import migrate
 from foundation.processes import await_condition
+from tests.clusters import make_folder
 from wiring import Services
 from worker import LONGEST_RETRY_SECONDS, Heartbeat, Job, JobLoop, plan_jobs, retry_delay
 
@@ -124,7 +123,7 @@ def test_jobs_flag_a_breach_without_anyone_acting(
     loop.run_due()
     with services.database.autocommit() as connection, connection.cursor() as cursor:
         cursor.execute("SELECT tta_breached FROM alert_slas")
-        assert cursor.fetchall() == [(False,)]
+        assert [tuple(row) for row in cursor.fetchall()] == [(False,)]
 
     clock.advance(timedelta(minutes=5, seconds=1))
     hand.at += loop.run_due()
@@ -132,9 +131,9 @@ def test_jobs_flag_a_breach_without_anyone_acting(
     loop.run_due()
     with services.database.autocommit() as connection, connection.cursor() as cursor:
         cursor.execute("SELECT tta_breached, ttr_breached FROM alert_slas")
-        assert cursor.fetchall() == [(True, False)]
+        assert [tuple(row) for row in cursor.fetchall()] == [(True, False)]
         cursor.execute("SELECT count(*) FROM tally_entries")
-        assert cursor.fetchone() == (0,)
+        assert [tuple(row) for row in cursor.fetchall()] == [(0,)]
 
 
 def test_heartbeat_is_one_row_a_worker_and_forgets_the_gone(services: Services) -> None:
@@ -146,7 +145,7 @@ def test_heartbeat_is_one_row_a_worker_and_forgets_the_gone(services: Services) 
     assert [Heartbeat(services.database, "here:1").run_once() for _ in range(3)] == [1, 0, 0]
     with services.database.autocommit() as connection, connection.cursor() as cursor:
         cursor.execute("SELECT worker FROM worker_heartbeats ORDER BY worker")
-        assert cursor.fetchall() == [("here:1",), ("silent:1",)]
+        assert [row[0] for row in cursor.fetchall()] == ["here:1", "silent:1"]
     # Real time, although the services' clock stands.
     age = services.readiness.check().worker_beat_age_seconds
     assert age is not None
@@ -156,13 +155,11 @@ def test_heartbeat_is_one_row_a_worker_and_forgets_the_gone(services: Services) 
 @pytest.fixture
 def own_server() -> Iterator[EmbeddedPostgres]:
     """A server that a test may stop and start."""
-    folder = Path(tempfile.mkdtemp(prefix="aa-worker-"))
-    folder.chmod(0o755)
-    server = EmbeddedPostgres(folder)
-    migrate(server.start())
-    yield server
-    server.stop()
-    shutil.rmtree(folder, ignore_errors=True)
+    with make_folder() as folder:
+        server = EmbeddedPostgres(folder)
+        migrate(server.start())
+        yield server
+        server.stop()
 
 
 def count_beats_since(url: str, age_seconds: float) -> int:

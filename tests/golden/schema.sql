@@ -1,0 +1,1000 @@
+CREATE TYPE public.alert_actor_kind AS ENUM (
+    'user',
+    'system'
+);
+CREATE TYPE public.alert_group_status AS ENUM (
+    'active',
+    'closed'
+);
+CREATE DOMAIN public.alert_message AS text
+	CONSTRAINT alert_message_length CHECK (((char_length(VALUE) >= 1) AND (char_length(VALUE) <= 2000)));
+CREATE DOMAIN public.alert_metadata AS jsonb
+	CONSTRAINT alert_metadata_type CHECK ((jsonb_typeof(VALUE) = 'object'::text));
+CREATE TYPE public.alert_severity AS ENUM (
+    'info',
+    'low',
+    'medium',
+    'high',
+    'critical'
+);
+CREATE TYPE public.alert_report AS (
+	device_id uuid,
+	severity public.alert_severity,
+	message text,
+	metadata jsonb,
+	metric text,
+	source text,
+	occurred_at timestamp with time zone,
+	escalate boolean,
+	key_class text
+);
+CREATE TYPE public.alert_resolution AS ENUM (
+    'fixed',
+    'no_action',
+    'false_positive',
+    'duplicate'
+);
+CREATE TYPE public.alert_state AS ENUM (
+    'new',
+    'acknowledged',
+    'investigating',
+    'resolved'
+);
+CREATE DOMAIN public.occurrence_total AS bigint
+	CONSTRAINT occurrence_total_not_negative CHECK ((VALUE >= 0));
+CREATE FUNCTION public.allowed_alert_states(p_from public.alert_state, p_actor_kind public.alert_actor_kind) RETURNS public.alert_state[]
+    LANGUAGE sql IMMUTABLE PARALLEL SAFE
+    RETURN (CASE p_from WHEN 'new'::public.alert_state THEN CASE p_actor_kind WHEN 'system'::public.alert_actor_kind THEN '{acknowledged,resolved}'::text ELSE '{acknowledged}'::text END WHEN 'acknowledged'::public.alert_state THEN CASE p_actor_kind WHEN 'system'::public.alert_actor_kind THEN '{investigating,resolved}'::text ELSE '{investigating}'::text END WHEN 'investigating'::public.alert_state THEN '{resolved}'::text ELSE '{}'::text END)::public.alert_state[];
+CREATE FUNCTION public.app_now() RETURNS timestamp with time zone
+    LANGUAGE sql STABLE PARALLEL SAFE
+    RETURN COALESCE((NULLIF(current_setting('app.now'::text, true), ''::text))::timestamp with time zone, now());
+CREATE FUNCTION public.apply_alert_state() RETURNS trigger
+    LANGUAGE plpgsql
+    AS $$
+DECLARE
+    v_alert   record;
+    v_moved   bigint[];
+    v_late    record;
+BEGIN
+    IF pg_trigger_depth() > 1 THEN
+        RETURN NEW;
+    END IF;
+    SELECT COALESCE(a.duplicate_of, a.id) AS id, a.group_id INTO v_alert FROM alerts AS a WHERE a.id = NEW.alert_id;
+    IF NOT FOUND THEN
+        RAISE EXCEPTION 'alert % does not exist', NEW.alert_id USING ERRCODE = 'AA003';
+    END IF;
+    PERFORM 1 FROM alert_groups AS g WHERE g.id = v_alert.group_id FOR NO KEY UPDATE;
+    SELECT a.id, a.group_id, a.state, a.severity INTO v_alert FROM alerts AS a WHERE a.id = v_alert.id FOR NO KEY UPDATE;
+    IF NOT NEW.state = ANY (allowed_alert_states(v_alert.state, NEW.actor_kind)) THEN
+        RAISE EXCEPTION 'an alert in state % cannot become %', v_alert.state, NEW.state USING
+            ERRCODE = 'AA001',
+            DETAIL = json_build_object('current_state', v_alert.state,
+                                       'allowed', allowed_alert_states(v_alert.state, NEW.actor_kind));
+    END IF;
+    NEW.alert_id := v_alert.id;
+    NEW.previous_state := v_alert.state;
+    -- Numbered and dated under the lock: a step that waited for another one began before it and comes after it.
+    NEW.id := nextval(pg_get_serial_sequence('alert_states', 'id'));
+    NEW.created_at := GREATEST(NEW.created_at, (
+        SELECT max(s.created_at) FROM alert_states AS s WHERE s.alert_id = v_alert.id));
+    WITH moved AS (
+        UPDATE alerts AS a
+        SET state = NEW.state,
+            resolution = COALESCE(NEW.resolution, a.resolution),
+            assigned_to_user_id = COALESCE(NEW.assigned_to_user_id, a.assigned_to_user_id)
+        WHERE a.id = v_alert.id OR (a.duplicate_of = v_alert.id AND a.state <> 'resolved')
+        RETURNING a.id, a.severity, a.created_at
+    ), tallied AS (
+        INSERT INTO tally_entries (severity, state, alerts)
+        SELECT m.severity, side.state, side.sign * count(*)
+        FROM moved AS m CROSS JOIN (VALUES (v_alert.state, -1), (NEW.state, 1)) AS side (state, sign)
+        GROUP BY m.severity, side.state, side.sign
+    )
+    SELECT array_agg(id), GREATEST(NEW.created_at, max(created_at)) INTO v_moved, NEW.created_at FROM moved;
+    IF cardinality(v_moved) > 1 THEN
+        INSERT INTO alert_states (alert_id, previous_state, state, changed_by, actor_kind, implied, notes,
+                                  resolution, assigned_to_user_id, created_at)
+        SELECT id, v_alert.state, NEW.state, NEW.changed_by, NEW.actor_kind, NEW.implied, NEW.notes,
+               NEW.resolution, NEW.assigned_to_user_id, NEW.created_at
+        FROM unnest(v_moved) AS id WHERE id <> v_alert.id;
+    END IF;
+    SELECT * INTO v_late FROM stop_sla_clocks(v_moved, NEW.state, NEW.created_at, NEW.implied);
+    IF v_late.tta_breaches + v_late.ttr_breaches > 0 THEN
+        INSERT INTO tally_entries (severity, tta_breaches, ttr_breaches)
+        VALUES (v_alert.severity, v_late.tta_breaches, v_late.ttr_breaches);
+    END IF;
+    IF NEW.state = 'resolved' THEN
+        UPDATE alert_groups AS g SET open_alerts = g.open_alerts - cardinality(v_moved) WHERE g.id = v_alert.group_id;
+        UPDATE alert_groups AS g SET status = 'closed'
+        WHERE g.id = v_alert.group_id AND g.open_alerts = 0 AND g.status = 'active';
+    END IF;
+    RETURN NEW;
+END $$;
+CREATE FUNCTION public.minutes_between(p_from timestamp with time zone, p_to timestamp with time zone) RETURNS double precision
+    LANGUAGE sql IMMUTABLE PARALLEL SAFE
+    RETURN ((EXTRACT(epoch FROM (p_to - p_from)) / (60)::numeric))::double precision;
+CREATE TABLE public.alert_slas (
+    alert_id bigint NOT NULL,
+    severity public.alert_severity NOT NULL,
+    is_duplicate boolean NOT NULL,
+    tta_breached boolean DEFAULT false NOT NULL,
+    ttr_breached boolean DEFAULT false NOT NULL,
+    started_at timestamp with time zone NOT NULL,
+    target_tta integer NOT NULL,
+    target_ttr integer NOT NULL,
+    tta_due_at timestamp with time zone NOT NULL,
+    ttr_due_at timestamp with time zone NOT NULL,
+    acknowledged_at timestamp with time zone,
+    resolved_at timestamp with time zone,
+    actual_tta double precision,
+    actual_ttr double precision,
+    next_due_at timestamp with time zone
+)
+WITH (fillfactor='85');
+COMMENT ON COLUMN public.alert_slas.acknowledged_at IS 'when a person acknowledged; NULL where nobody did in person';
+COMMENT ON COLUMN public.alert_slas.actual_tta IS 'minutes until the acknowledgement, or the resolution that came without one';
+COMMENT ON COLUMN public.alert_slas.actual_ttr IS 'minutes until the resolution';
+COMMENT ON COLUMN public.alert_slas.next_due_at IS 'the earliest end of a running clock that is not yet flagged: one index serves the sweep for both clocks';
+CREATE FUNCTION public.calculate_tta(p_alert_id bigint) RETURNS double precision
+    LANGUAGE sql STABLE
+    RETURN (SELECT COALESCE(s.actual_tta, public.minutes_between(s.started_at, public.app_now())) AS "coalesce" FROM public.alert_slas s WHERE (s.alert_id = calculate_tta.p_alert_id));
+CREATE FUNCTION public.calculate_ttr(p_alert_id bigint) RETURNS double precision
+    LANGUAGE sql STABLE
+    RETURN (SELECT COALESCE(s.actual_ttr, public.minutes_between(s.started_at, public.app_now())) AS "coalesce" FROM public.alert_slas s WHERE (s.alert_id = calculate_ttr.p_alert_id));
+CREATE FUNCTION public.close_alert_group(p_group_id bigint) RETURNS boolean
+    LANGUAGE plpgsql
+    AS $$
+BEGIN
+    UPDATE alert_groups SET status = 'closed'
+    WHERE id = p_group_id AND status = 'active';
+    RETURN FOUND;
+END $$;
+CREATE FUNCTION public.count_raised_alerts(p_ids bigint[]) RETURNS void
+    LANGUAGE sql
+    AS $$
+    WITH raised AS (
+        SELECT a.* FROM alerts AS a WHERE a.id = ANY (p_ids)
+    ), counted AS (
+        UPDATE alert_groups AS g
+        SET occurrence_count = g.occurrence_count + n.arrived,
+            open_alerts = g.open_alerts + n.arrived,
+            first_occurrence_at = LEAST(g.first_occurrence_at, n.first_at),
+            last_occurrence_at = GREATEST(g.last_occurrence_at, n.last_at),
+            severity = GREATEST(g.severity, n.severity)
+        FROM (SELECT group_id, count(*) AS arrived, min(occurred_at) AS first_at, max(occurred_at) AS last_at,
+                     max(severity) AS severity
+              FROM raised GROUP BY group_id) AS n
+        WHERE g.id = n.group_id
+        RETURNING g.occurrence_count
+    )
+    INSERT INTO tally_entries (severity, state, alerts, largest_group)
+    SELECT severity, state, count(*), 0 FROM raised GROUP BY severity, state
+    UNION ALL
+    SELECT NULL, NULL, 0, max(occurrence_count) FROM counted;
+$$;
+CREATE FUNCTION public.find_or_create_alert_group(p_device_id uuid, p_metric text, p_key_class text, p_severity public.alert_severity, p_occurred_at timestamp with time zone DEFAULT NULL::timestamp with time zone, p_window_seconds integer DEFAULT 300) RETURNS bigint
+    LANGUAGE plpgsql
+    AS $$
+DECLARE
+    v_joined record;
+BEGIN
+    SELECT * INTO v_joined FROM join_alert_group(
+        p_device_id, p_metric, p_key_class, p_severity, COALESCE(p_occurred_at, app_now()), p_window_seconds, 0);
+    IF v_joined.opened THEN
+        INSERT INTO tally_entries (groups_opened) VALUES (1);
+    END IF;
+    RETURN v_joined.group_id;
+END $$;
+CREATE FUNCTION public.flag_sla_breaches(p_limit integer, OUT checked bigint, OUT tta_breaches bigint, OUT ttr_breaches bigint) RETURNS record
+    LANGUAGE sql
+    AS $$
+    WITH due AS (
+        SELECT s.alert_id, NOT s.is_duplicate AS counts, s.severity,
+               s.actual_tta IS NULL AND NOT s.tta_breached AND s.tta_due_at < app_now() AS tta_late,
+               s.actual_ttr IS NULL AND NOT s.ttr_breached AND s.ttr_due_at < app_now() AS ttr_late
+        FROM alert_slas AS s
+        WHERE s.next_due_at < app_now()
+        ORDER BY s.next_due_at
+        LIMIT p_limit
+        FOR NO KEY UPDATE SKIP LOCKED
+    ), flagged AS (
+        UPDATE alert_slas AS s
+        SET tta_breached = s.tta_breached OR d.tta_late,
+            ttr_breached = s.ttr_breached OR d.ttr_late,
+            next_due_at = LEAST(
+                CASE WHEN s.actual_tta IS NULL AND NOT (s.tta_breached OR d.tta_late) THEN s.tta_due_at END,
+                CASE WHEN s.actual_ttr IS NULL AND NOT (s.ttr_breached OR d.ttr_late) THEN s.ttr_due_at END)
+        FROM due AS d WHERE s.alert_id = d.alert_id
+        RETURNING s.severity, d.counts AND d.tta_late AS tta_late, d.counts AND d.ttr_late AS ttr_late
+    ), tallied AS (
+        INSERT INTO tally_entries (severity, tta_breaches, ttr_breaches)
+        SELECT severity, count(*) FILTER (WHERE tta_late), count(*) FILTER (WHERE ttr_late)
+        FROM flagged WHERE tta_late OR ttr_late GROUP BY severity
+    )
+    SELECT count(*), count(*) FILTER (WHERE tta_late), count(*) FILTER (WHERE ttr_late) FROM flagged;
+$$;
+CREATE FUNCTION public.fold_tallies() RETURNS bigint
+    LANGUAGE plpgsql
+    AS $$
+DECLARE
+    v_folded bigint;
+BEGIN
+    WITH taken AS (
+        DELETE FROM tally_entries WHERE ctid = ANY (ARRAY(
+            SELECT ctid FROM tally_entries LIMIT 50000 FOR UPDATE SKIP LOCKED))
+        RETURNING *
+    ), folded AS (
+        INSERT INTO tallies AS t
+        SELECT severity, state, sum(alerts), sum(groups_opened), sum(groups_closed), max(largest_group),
+               sum(tta_breaches), sum(ttr_breaches)
+        FROM taken GROUP BY severity, state ORDER BY severity, state
+        ON CONFLICT (severity, state) DO UPDATE
+        SET alerts = t.alerts + EXCLUDED.alerts,
+            groups_opened = t.groups_opened + EXCLUDED.groups_opened,
+            groups_closed = t.groups_closed + EXCLUDED.groups_closed,
+            largest_group = GREATEST(t.largest_group, EXCLUDED.largest_group),
+            tta_breaches = t.tta_breaches + EXCLUDED.tta_breaches,
+            ttr_breaches = t.ttr_breaches + EXCLUDED.ttr_breaches
+    )
+    SELECT count(*) INTO v_folded FROM taken;
+    RETURN v_folded;
+END $$;
+CREATE FUNCTION public.get_current_alert_state(p_alert_id bigint) RETURNS TABLE(id bigint, alert_id bigint, state public.alert_state, previous_state public.alert_state, changed_by text, notes text, created_at timestamp with time zone)
+    LANGUAGE sql STABLE
+    AS $$
+    SELECT s.id, s.alert_id, s.state, s.previous_state, s.changed_by, s.notes, s.created_at
+    FROM alert_states AS s WHERE s.alert_id = p_alert_id ORDER BY s.id DESC LIMIT 1;
+$$;
+CREATE FUNCTION public.get_group_statistics(p_group_id bigint) RETURNS TABLE(group_id bigint, group_key text, status text, occurrence_count bigint, open_alerts bigint, duplicate_count bigint, duration_seconds double precision, noise_reduction_pct double precision)
+    LANGUAGE sql STABLE
+    AS $$
+    SELECT g.id, group_key(g), g.status::text, g.occurrence_count, g.open_alerts,
+           (SELECT count(*) FROM alerts AS a WHERE a.group_id = g.id AND a.duplicate_of IS NOT NULL),
+           extract(epoch FROM g.last_occurrence_at - g.first_occurrence_at)::double precision,
+           noise_reduction_pct(1, g.occurrence_count)
+    FROM alert_groups AS g WHERE g.id = p_group_id;
+$$;
+CREATE TABLE public.alert_groups (
+    id bigint NOT NULL,
+    device_id uuid NOT NULL,
+    occurrence_count public.occurrence_total DEFAULT 0 NOT NULL,
+    open_alerts public.occurrence_total DEFAULT 0 NOT NULL,
+    first_occurrence_at timestamp with time zone NOT NULL,
+    last_occurrence_at timestamp with time zone NOT NULL,
+    created_at timestamp with time zone DEFAULT public.app_now() NOT NULL,
+    closed_at timestamp with time zone,
+    severity public.alert_severity NOT NULL,
+    status public.alert_group_status DEFAULT 'active'::public.alert_group_status NOT NULL,
+    metric text DEFAULT ''::text NOT NULL,
+    key_class text NOT NULL
+)
+WITH (fillfactor='70');
+COMMENT ON COLUMN public.alert_groups.severity IS 'the highest of its alerts';
+COMMENT ON COLUMN public.alert_groups.key_class IS 'the third part of the key: the severity of its alerts, or ml';
+CREATE FUNCTION public.group_key(p_group public.alert_groups) RETURNS text
+    LANGUAGE sql STABLE
+    RETURN ((((((p_group).device_id)::text || ':'::text) || (p_group).metric) || ':'::text) || (p_group).key_class);
+CREATE TABLE public.alerts (
+    id bigint NOT NULL,
+    device_id uuid NOT NULL,
+    group_id bigint NOT NULL,
+    duplicate_of bigint,
+    assigned_to_user_id bigint,
+    occurred_at timestamp with time zone DEFAULT public.app_now() NOT NULL,
+    created_at timestamp with time zone DEFAULT public.app_now() NOT NULL,
+    severity public.alert_severity NOT NULL,
+    state public.alert_state DEFAULT 'new'::public.alert_state NOT NULL,
+    resolution public.alert_resolution,
+    escalate boolean DEFAULT true NOT NULL,
+    message public.alert_message NOT NULL,
+    metric text DEFAULT ''::text NOT NULL,
+    key_class text NOT NULL,
+    source text DEFAULT ''::text NOT NULL,
+    reported_by text DEFAULT 'system'::text NOT NULL,
+    metadata public.alert_metadata DEFAULT '{}'::jsonb NOT NULL
+);
+COMMENT ON COLUMN public.alerts.assigned_to_user_id IS 'kept for the record when the user is deleted, hence no foreign key';
+COMMENT ON COLUMN public.alerts.state IS 'the current state, kept by the triggers of alert_states';
+CREATE FUNCTION public.is_alert_acknowledged(p_alert_id bigint) RETURNS boolean
+    LANGUAGE sql STABLE
+    RETURN (SELECT (a.state <> 'new'::public.alert_state) FROM public.alerts a WHERE (a.id = is_alert_acknowledged.p_alert_id));
+CREATE FUNCTION public.join_alert_group(p_device_id uuid, p_metric text, p_key_class text, p_severity public.alert_severity, p_occurred_at timestamp with time zone, p_window_seconds integer, p_arriving integer, OUT group_id bigint, OUT occurrence_count bigint, OUT last_occurrence_at timestamp with time zone, OUT opened boolean) RETURNS record
+    LANGUAGE plpgsql
+    AS $$
+#variable_conflict use_column
+BEGIN
+    IF p_occurred_at > app_now() + interval '5 minutes' THEN
+        RAISE EXCEPTION 'occurred_at lies more than 5 minutes ahead' USING ERRCODE = 'AA002';
+    END IF;
+    LOOP
+        UPDATE alert_groups AS g
+        SET occurrence_count = g.occurrence_count + p_arriving,
+            open_alerts = g.open_alerts + p_arriving,
+            first_occurrence_at = CASE p_arriving WHEN 0 THEN g.first_occurrence_at
+                                  ELSE LEAST(g.first_occurrence_at, p_occurred_at) END,
+            last_occurrence_at = CASE p_arriving WHEN 0 THEN g.last_occurrence_at
+                                 ELSE GREATEST(g.last_occurrence_at, p_occurred_at) END,
+            severity = CASE p_arriving WHEN 0 THEN g.severity ELSE GREATEST(g.severity, p_severity) END
+        WHERE g.device_id = p_device_id AND g.metric = p_metric AND g.key_class = p_key_class AND g.status = 'active'
+            AND p_occurred_at <= g.last_occurrence_at + make_interval(secs => p_window_seconds)
+        RETURNING g.id, g.occurrence_count, g.last_occurrence_at, false
+        INTO group_id, occurrence_count, last_occurrence_at, opened;
+        EXIT WHEN FOUND;
+        INSERT INTO alert_groups AS g (device_id, metric, key_class, severity, first_occurrence_at, last_occurrence_at,
+                                       occurrence_count, open_alerts)
+        VALUES (p_device_id, p_metric, p_key_class, p_severity, p_occurred_at, p_occurred_at, p_arriving, p_arriving)
+        ON CONFLICT (device_id, metric, key_class) WHERE status = 'active' DO NOTHING
+        RETURNING g.id, g.occurrence_count, g.last_occurrence_at, true
+        INTO group_id, occurrence_count, last_occurrence_at, opened;
+        EXIT WHEN FOUND;
+        -- The key has an active group after all: either one whose window has passed, or one that somebody
+        -- made between the two statements, which the next round joins.
+        UPDATE alert_groups AS g SET status = 'closed'
+        WHERE g.device_id = p_device_id AND g.metric = p_metric AND g.key_class = p_key_class AND g.status = 'active'
+            AND p_occurred_at > g.last_occurrence_at + make_interval(secs => p_window_seconds);
+    END LOOP;
+END $$;
+CREATE FUNCTION public.noise_reduction_pct(p_groups numeric, p_alerts numeric) RETURNS double precision
+    LANGUAGE sql IMMUTABLE PARALLEL SAFE
+    RETURN (CASE WHEN (p_alerts > (0)::numeric) THEN ((100)::numeric * ((1)::numeric - (p_groups / p_alerts))) ELSE (0)::numeric END)::double precision;
+CREATE FUNCTION public.place_alert() RETURNS trigger
+    LANGUAGE plpgsql
+    AS $$
+DECLARE
+    v_joined         record;
+    v_window_seconds integer := COALESCE(NULLIF(current_setting('app.window_seconds', true), ''), '300')::integer;
+BEGIN
+    IF current_setting('app.alerts_are_placed', true) = 'true' THEN
+        RETURN NEW;
+    END IF;
+    IF NEW.metric = '' AND jsonb_typeof(NEW.metadata -> 'metric') = 'string' THEN
+        NEW.metric := NEW.metadata ->> 'metric';
+    END IF;
+    NEW.key_class := COALESCE(NEW.key_class, NEW.severity::text);
+    SELECT * INTO v_joined FROM join_alert_group(
+        NEW.device_id, NEW.metric, NEW.key_class, NEW.severity, NEW.occurred_at, v_window_seconds, 1);
+    NEW.group_id := v_joined.group_id;
+    NEW.duplicate_of := NULL;
+    NEW.state := 'new';
+    IF NOT v_joined.opened THEN
+        SELECT a.id, a.state INTO NEW.duplicate_of, NEW.state FROM alerts AS a
+        WHERE a.group_id = NEW.group_id AND md5(a.message) = md5(NEW.message) AND a.message = NEW.message
+            AND a.duplicate_of IS NULL AND a.state <> 'resolved';
+        IF NOT FOUND THEN
+            NEW.state := 'new';
+        END IF;
+    END IF;
+    INSERT INTO tally_entries (severity, state, alerts, groups_opened, largest_group)
+    VALUES (NEW.severity, NEW.state, 1, v_joined.opened::integer, v_joined.occurrence_count);
+    RETURN NEW;
+END $$;
+CREATE FUNCTION public.place_reports(p_reports public.alert_report[], p_window_seconds integer) RETURNS bigint[]
+    LANGUAGE plpgsql
+    AS $$
+DECLARE
+    v_group_ids bigint[] := array_fill(0::bigint, ARRAY[cardinality(p_reports)]);
+    v_window    interval := make_interval(secs => p_window_seconds);
+    v_joined    record;
+    v_last_at   timestamptz;
+    v_key       text;
+    v_opened    integer := 0;
+    r           record;
+BEGIN
+    FOR r IN
+        SELECT position, device_id, metric, key_class, severity, occurred_at,
+               device_id::text || metric || ':' || key_class AS key
+        FROM unnest(p_reports) WITH ORDINALITY
+             AS t (device_id, severity, message, metadata, metric, source, occurred_at, escalate, key_class, position)
+        ORDER BY device_id, metric, key_class, position
+    LOOP
+        -- join_alert_group refuses what lies too far ahead.
+        IF v_key IS DISTINCT FROM r.key OR r.occurred_at > v_last_at + v_window
+            OR r.occurred_at > app_now() + interval '5 minutes' THEN
+            IF v_key = r.key THEN
+                -- The batch itself outruns the window: what it brought so far ends the old group.
+                UPDATE alert_groups SET last_occurrence_at = GREATEST(last_occurrence_at, v_last_at)
+                WHERE id = v_joined.group_id;
+            END IF;
+            SELECT * INTO v_joined FROM join_alert_group(
+                r.device_id, r.metric, r.key_class, r.severity, r.occurred_at, p_window_seconds, 0);
+            v_key := r.key;
+            v_last_at := v_joined.last_occurrence_at;
+            v_opened := v_opened + v_joined.opened::integer;
+        END IF;
+        v_last_at := GREATEST(v_last_at, r.occurred_at);
+        v_group_ids[r.position] := v_joined.group_id;
+    END LOOP;
+    INSERT INTO tally_entries (groups_opened) VALUES (v_opened);
+    RETURN v_group_ids;
+END $$;
+CREATE FUNCTION public.raise_alert(p_device_id uuid, p_severity public.alert_severity, p_message text, p_metadata jsonb DEFAULT '{}'::jsonb, p_metric text DEFAULT ''::text, p_source text DEFAULT ''::text, p_occurred_at timestamp with time zone DEFAULT NULL::timestamp with time zone, p_escalate boolean DEFAULT true, p_reported_by text DEFAULT 'system'::text, p_key_class text DEFAULT NULL::text) RETURNS TABLE(alert_id bigint, state public.alert_state, group_id bigint, duplicate_of bigint, created_at timestamp with time zone, target_tta integer, target_ttr integer)
+    LANGUAGE plpgsql
+    AS $$
+#variable_conflict use_column
+BEGIN
+    INSERT INTO alerts AS a (device_id, severity, message, metadata, metric, source, occurred_at, escalate,
+                             reported_by, key_class)
+    VALUES (p_device_id, p_severity, p_message, p_metadata, p_metric, p_source,
+            COALESCE(p_occurred_at, app_now()), p_escalate, p_reported_by, p_key_class)
+    RETURNING a.id, a.state, a.group_id, a.duplicate_of, a.created_at
+    INTO alert_id, state, group_id, duplicate_of, created_at;
+    SELECT s.target_tta, s.target_ttr INTO target_tta, target_ttr
+    FROM alert_slas AS s WHERE s.alert_id = raise_alert.alert_id;
+    RETURN NEXT;
+END $$;
+CREATE FUNCTION public.raise_alerts(p_reports public.alert_report[], p_reported_by text DEFAULT 'system'::text) RETURNS TABLE(alert_id bigint, state public.alert_state, group_id bigint, duplicate_of bigint, created_at timestamp with time zone, target_tta integer, target_ttr integer)
+    LANGUAGE plpgsql
+    AS $$
+#variable_conflict use_column
+DECLARE
+    v_window_seconds integer := COALESCE(NULLIF(current_setting('app.window_seconds', true), ''), '300')::integer;
+    v_group_ids bigint[];
+    v_ids       bigint[];
+BEGIN
+    v_group_ids := place_reports(p_reports, v_window_seconds);
+    SELECT array_agg(nextval(pg_get_serial_sequence('alerts', 'id'))) INTO v_ids
+    FROM generate_series(1, cardinality(p_reports));
+    PERFORM set_config('app.alerts_are_placed', 'true', true);
+    INSERT INTO alerts (id, device_id, severity, message, metadata, metric, source, occurred_at, escalate,
+                        key_class, reported_by, group_id, duplicate_of, state)
+    SELECT n.id, n.device_id, n.severity, n.message, n.metadata, n.metric, n.source, n.occurred_at, n.escalate,
+           n.key_class, p_reported_by, n.group_id,
+           COALESCE(o.id, NULLIF(n.first_id, n.id)), COALESCE(o.state, 'new')
+    FROM (
+        SELECT r.*, min(r.id) OVER (PARTITION BY r.group_id, r.message) AS first_id
+        FROM unnest(p_reports, v_group_ids, v_ids)
+             AS r (device_id, severity, message, metadata, metric, source, occurred_at, escalate, key_class,
+                   group_id, id)
+    ) AS n
+    LEFT JOIN alerts AS o ON o.group_id = n.group_id AND md5(o.message) = md5(n.message) AND o.message = n.message
+        AND o.duplicate_of IS NULL AND o.state <> 'resolved'
+    ORDER BY n.id;
+    PERFORM set_config('app.alerts_are_placed', '', true);
+    PERFORM count_raised_alerts(v_ids);
+    RETURN QUERY
+    SELECT a.id, a.state, a.group_id, a.duplicate_of, a.created_at, s.target_tta, s.target_ttr
+    FROM unnest(v_ids) WITH ORDINALITY AS i (id, position)
+    JOIN alerts AS a ON a.id = i.id JOIN alert_slas AS s ON s.alert_id = i.id
+    ORDER BY i.position;
+END $$;
+CREATE FUNCTION public.record_group_status() RETURNS trigger
+    LANGUAGE plpgsql
+    AS $$
+BEGIN
+    IF NEW.status <> OLD.status THEN
+        NEW.closed_at := CASE NEW.status WHEN 'closed' THEN app_now() END;
+        INSERT INTO tally_entries (groups_closed) VALUES (CASE NEW.status WHEN 'closed' THEN 1 ELSE -1 END);
+    END IF;
+    RETURN NEW;
+END $$;
+CREATE FUNCTION public.record_raised_alerts() RETURNS trigger
+    LANGUAGE plpgsql
+    AS $$
+BEGIN
+    INSERT INTO alert_states (alert_id, state, changed_by, actor_kind, created_at)
+    SELECT id, state, reported_by, 'system', created_at FROM raised;
+    INSERT INTO alert_slas (alert_id, severity, is_duplicate, started_at, target_tta, target_ttr,
+                            tta_due_at, ttr_due_at, next_due_at, acknowledged_at, actual_tta)
+    SELECT r.id, r.severity, r.duplicate_of IS NOT NULL, r.created_at, t.target_tta, t.target_ttr,
+           r.created_at + make_interval(mins => t.target_tta), r.created_at + make_interval(mins => t.target_ttr),
+           r.created_at + make_interval(mins => CASE r.state WHEN 'new' THEN t.target_tta ELSE t.target_ttr END),
+           CASE WHEN r.state <> 'new' THEN r.created_at END, CASE WHEN r.state <> 'new' THEN 0 END
+    FROM raised AS r JOIN sla_targets AS t USING (severity);
+    RETURN NULL;
+END $$;
+CREATE FUNCTION public.refuse_change_of_record() RETURNS trigger
+    LANGUAGE plpgsql
+    AS $$
+BEGIN
+    IF TG_OP = 'UPDATE' AND pg_trigger_depth() > 1 THEN
+        RETURN NEW;
+    END IF;
+    RAISE EXCEPTION '% of % is refused: %', TG_OP, TG_TABLE_NAME, TG_ARGV[0] USING ERRCODE = 'AA004';
+END $$;
+CREATE FUNCTION public.sla_compliance(p_start timestamp with time zone, p_end timestamp with time zone) RETURNS TABLE(severity public.alert_severity, tta_eligible bigint, tta_met bigint, tta_breached bigint, tta_open_past_due bigint, tta_compliance_pct double precision, mtta_mean double precision, mtta_p50 double precision, mtta_p90 double precision, mtta_p95 double precision, ttr_eligible bigint, ttr_met bigint, ttr_breached bigint, ttr_open_past_due bigint, ttr_compliance_pct double precision, mttr_mean double precision, mttr_p50 double precision, mttr_p90 double precision, mttr_p95 double precision)
+    LANGUAGE sql STABLE
+    AS $$
+    SELECT s.severity,
+           count(*) FILTER (WHERE s.actual_tta IS NOT NULL OR s.tta_breached),
+           count(*) FILTER (WHERE s.actual_tta IS NOT NULL AND NOT s.tta_breached),
+           count(*) FILTER (WHERE s.tta_breached),
+           count(*) FILTER (WHERE s.tta_breached AND s.actual_tta IS NULL),
+           100.0 * count(*) FILTER (WHERE s.actual_tta IS NOT NULL AND NOT s.tta_breached)
+               / NULLIF(count(*) FILTER (WHERE s.actual_tta IS NOT NULL OR s.tta_breached), 0),
+           avg(s.actual_tta) FILTER (WHERE s.acknowledged_at IS NOT NULL),
+           percentile_cont(0.50) WITHIN GROUP (ORDER BY s.actual_tta) FILTER (WHERE s.acknowledged_at IS NOT NULL),
+           percentile_cont(0.90) WITHIN GROUP (ORDER BY s.actual_tta) FILTER (WHERE s.acknowledged_at IS NOT NULL),
+           percentile_cont(0.95) WITHIN GROUP (ORDER BY s.actual_tta) FILTER (WHERE s.acknowledged_at IS NOT NULL),
+           count(*) FILTER (WHERE s.actual_ttr IS NOT NULL OR s.ttr_breached),
+           count(*) FILTER (WHERE s.actual_ttr IS NOT NULL AND NOT s.ttr_breached),
+           count(*) FILTER (WHERE s.ttr_breached),
+           count(*) FILTER (WHERE s.ttr_breached AND s.actual_ttr IS NULL),
+           100.0 * count(*) FILTER (WHERE s.actual_ttr IS NOT NULL AND NOT s.ttr_breached)
+               / NULLIF(count(*) FILTER (WHERE s.actual_ttr IS NOT NULL OR s.ttr_breached), 0),
+           avg(s.actual_ttr),
+           percentile_cont(0.50) WITHIN GROUP (ORDER BY s.actual_ttr),
+           percentile_cont(0.90) WITHIN GROUP (ORDER BY s.actual_ttr),
+           percentile_cont(0.95) WITHIN GROUP (ORDER BY s.actual_ttr)
+    FROM v_alert_sla_status AS s
+    WHERE s.started_at >= p_start AND s.started_at < p_end AND NOT s.is_duplicate
+    GROUP BY s.severity;
+$$;
+CREATE FUNCTION public.stop_sla_clocks(p_alert_ids bigint[], p_state public.alert_state, p_at timestamp with time zone, p_implied boolean, OUT tta_breaches bigint, OUT ttr_breaches bigint) RETURNS record
+    LANGUAGE sql
+    AS $$
+    WITH before AS (
+        SELECT s.alert_id, s.is_duplicate,
+               s.actual_tta IS NULL AND NOT s.tta_breached AND p_at > s.tta_due_at AS tta_late,
+               p_state = 'resolved' AND NOT s.ttr_breached AND p_at > s.ttr_due_at AS ttr_late
+        FROM alert_slas AS s WHERE s.alert_id = ANY (p_alert_ids)
+        FOR NO KEY UPDATE
+    ), stopped AS (
+        UPDATE alert_slas AS s
+        SET acknowledged_at = CASE WHEN p_state = 'acknowledged' AND NOT p_implied
+                                   THEN COALESCE(s.acknowledged_at, p_at) ELSE s.acknowledged_at END,
+            actual_tta = COALESCE(s.actual_tta, minutes_between(s.started_at, p_at)),
+            tta_breached = s.tta_breached OR b.tta_late,
+            resolved_at = CASE p_state WHEN 'resolved' THEN p_at END,
+            actual_ttr = CASE p_state WHEN 'resolved' THEN minutes_between(s.started_at, p_at) END,
+            ttr_breached = s.ttr_breached OR b.ttr_late,
+            next_due_at = CASE WHEN p_state <> 'resolved' AND NOT s.ttr_breached THEN s.ttr_due_at END
+        FROM before AS b WHERE s.alert_id = b.alert_id
+        RETURNING NOT b.is_duplicate AND b.tta_late AS tta_late, NOT b.is_duplicate AND b.ttr_late AS ttr_late
+    )
+    SELECT count(*) FILTER (WHERE tta_late), count(*) FILTER (WHERE ttr_late) FROM stopped;
+$$;
+ALTER TABLE public.alert_groups ALTER COLUMN id ADD GENERATED ALWAYS AS IDENTITY (
+    SEQUENCE NAME public.alert_groups_id_seq
+    START WITH 1
+    INCREMENT BY 1
+    NO MINVALUE
+    NO MAXVALUE
+    CACHE 1
+);
+CREATE TABLE public.alert_notes (
+    id bigint NOT NULL,
+    alert_id bigint NOT NULL,
+    written_by text NOT NULL,
+    notes text NOT NULL,
+    created_at timestamp with time zone DEFAULT public.app_now() NOT NULL,
+    CONSTRAINT alert_notes_notes_check CHECK (((char_length(notes) >= 1) AND (char_length(notes) <= 4000)))
+);
+ALTER TABLE public.alert_notes ALTER COLUMN id ADD GENERATED ALWAYS AS IDENTITY (
+    SEQUENCE NAME public.alert_notes_id_seq
+    START WITH 1
+    INCREMENT BY 1
+    NO MINVALUE
+    NO MAXVALUE
+    CACHE 1
+);
+CREATE TABLE public.alert_states (
+    id bigint NOT NULL,
+    alert_id bigint NOT NULL,
+    previous_state public.alert_state,
+    state public.alert_state NOT NULL,
+    changed_by text DEFAULT 'system'::text NOT NULL,
+    actor_kind public.alert_actor_kind DEFAULT 'user'::public.alert_actor_kind NOT NULL,
+    implied boolean DEFAULT false NOT NULL,
+    notes text,
+    resolution public.alert_resolution,
+    assigned_to_user_id bigint,
+    created_at timestamp with time zone DEFAULT public.app_now() NOT NULL
+);
+COMMENT ON COLUMN public.alert_states.implied IS 'a step that a later one took along (resolve with advance): recorded, but nobody acknowledged in person';
+ALTER TABLE public.alert_states ALTER COLUMN id ADD GENERATED ALWAYS AS IDENTITY (
+    SEQUENCE NAME public.alert_states_id_seq
+    START WITH 1
+    INCREMENT BY 1
+    NO MINVALUE
+    NO MAXVALUE
+    CACHE 1
+);
+ALTER TABLE public.alerts ALTER COLUMN id ADD GENERATED BY DEFAULT AS IDENTITY (
+    SEQUENCE NAME public.alerts_id_seq
+    START WITH 1
+    INCREMENT BY 1
+    NO MINVALUE
+    NO MAXVALUE
+    CACHE 1
+);
+CREATE TABLE public.escalation_policies (
+    id bigint NOT NULL,
+    name text NOT NULL,
+    description text DEFAULT ''::text NOT NULL,
+    enabled boolean DEFAULT true NOT NULL,
+    priority integer DEFAULT 0 NOT NULL,
+    rules jsonb NOT NULL,
+    created_at timestamp with time zone DEFAULT public.app_now() NOT NULL,
+    updated_at timestamp with time zone DEFAULT public.app_now() NOT NULL
+);
+COMMENT ON COLUMN public.escalation_policies.rules IS 'severity_match, repeat and tiers, as the API takes them';
+ALTER TABLE public.escalation_policies ALTER COLUMN id ADD GENERATED ALWAYS AS IDENTITY (
+    SEQUENCE NAME public.escalation_policies_id_seq
+    START WITH 1
+    INCREMENT BY 1
+    NO MINVALUE
+    NO MAXVALUE
+    CACHE 1
+);
+CREATE TABLE public.idempotency_keys (
+    caller text NOT NULL,
+    key text NOT NULL,
+    request_hash text NOT NULL,
+    answer jsonb,
+    created_at timestamp with time zone DEFAULT public.app_now() NOT NULL
+);
+CREATE TABLE public.login_failures (
+    id bigint NOT NULL,
+    throttle text NOT NULL,
+    failed_at timestamp with time zone DEFAULT public.app_now() NOT NULL
+);
+ALTER TABLE public.login_failures ALTER COLUMN id ADD GENERATED ALWAYS AS IDENTITY (
+    SEQUENCE NAME public.login_failures_id_seq
+    START WITH 1
+    INCREMENT BY 1
+    NO MINVALUE
+    NO MAXVALUE
+    CACHE 1
+);
+CREATE TABLE public.on_call_schedules (
+    id bigint NOT NULL,
+    name text NOT NULL,
+    rotation_type text NOT NULL,
+    rotation_start timestamp without time zone NOT NULL,
+    rotation_interval_days integer NOT NULL,
+    timezone text NOT NULL,
+    enabled boolean DEFAULT true NOT NULL,
+    users jsonb NOT NULL,
+    created_at timestamp with time zone DEFAULT public.app_now() NOT NULL,
+    updated_at timestamp with time zone DEFAULT public.app_now() NOT NULL,
+    CONSTRAINT on_call_schedules_rotation_interval_days_check CHECK (((rotation_interval_days >= 1) AND (rotation_interval_days <= 9000))),
+    CONSTRAINT on_call_schedules_rotation_type_check CHECK ((rotation_type = ANY (ARRAY['daily'::text, 'weekly'::text, 'custom'::text])))
+);
+COMMENT ON COLUMN public.on_call_schedules.rotation_start IS 'local time of the zone, a whole minute';
+COMMENT ON COLUMN public.on_call_schedules.users IS 'the users in the order of their shifts, and the overrides, oldest written first';
+ALTER TABLE public.on_call_schedules ALTER COLUMN id ADD GENERATED ALWAYS AS IDENTITY (
+    SEQUENCE NAME public.on_call_schedules_id_seq
+    START WITH 1
+    INCREMENT BY 1
+    NO MINVALUE
+    NO MAXVALUE
+    CACHE 1
+);
+CREATE TABLE public.schema_migrations (
+    number integer NOT NULL,
+    name text NOT NULL,
+    checksum text NOT NULL,
+    applied_at timestamp with time zone DEFAULT now() NOT NULL
+);
+CREATE TABLE public.sla_targets (
+    severity public.alert_severity NOT NULL,
+    target_tta integer NOT NULL,
+    target_ttr integer NOT NULL,
+    updated_at timestamp with time zone DEFAULT public.app_now() NOT NULL,
+    updated_by text DEFAULT 'system'::text NOT NULL,
+    CONSTRAINT sla_targets_resolve_after_acknowledge CHECK ((target_ttr >= target_tta)),
+    CONSTRAINT sla_targets_target_tta_check CHECK (((target_tta >= 1) AND (target_tta <= 5256000))),
+    CONSTRAINT sla_targets_target_ttr_check CHECK (((target_ttr >= 1) AND (target_ttr <= 5256000)))
+);
+COMMENT ON COLUMN public.sla_targets.target_tta IS 'minutes to acknowledge';
+COMMENT ON COLUMN public.sla_targets.target_ttr IS 'minutes to resolve';
+CREATE TABLE public.sms_log (
+    id bigint NOT NULL,
+    to_number text NOT NULL,
+    notification_id bigint,
+    sent_at timestamp with time zone DEFAULT public.app_now() NOT NULL
+);
+COMMENT ON COLUMN public.sms_log.notification_id IS 'NULL for an SMS that belongs to no notification';
+ALTER TABLE public.sms_log ALTER COLUMN id ADD GENERATED ALWAYS AS IDENTITY (
+    SEQUENCE NAME public.sms_log_id_seq
+    START WITH 1
+    INCREMENT BY 1
+    NO MINVALUE
+    NO MAXVALUE
+    CACHE 1
+);
+CREATE TABLE public.sms_opt_outs (
+    to_number text NOT NULL,
+    opted_out_at timestamp with time zone DEFAULT public.app_now() NOT NULL
+);
+COMMENT ON TABLE public.sms_opt_outs IS 'numbers whose owner told the provider to stop; the next SMS that it takes in clears the mark';
+CREATE TABLE public.tallies (
+    severity public.alert_severity,
+    state public.alert_state,
+    alerts bigint DEFAULT 0 CONSTRAINT tally_entries_alerts_not_null NOT NULL,
+    groups_opened bigint DEFAULT 0 CONSTRAINT tally_entries_groups_opened_not_null NOT NULL,
+    groups_closed bigint DEFAULT 0 CONSTRAINT tally_entries_groups_closed_not_null NOT NULL,
+    largest_group bigint DEFAULT 0 CONSTRAINT tally_entries_largest_group_not_null NOT NULL,
+    tta_breaches bigint DEFAULT 0 CONSTRAINT tally_entries_tta_breaches_not_null NOT NULL,
+    ttr_breaches bigint DEFAULT 0 CONSTRAINT tally_entries_ttr_breaches_not_null NOT NULL
+);
+CREATE TABLE public.tally_entries (
+    severity public.alert_severity,
+    state public.alert_state,
+    alerts bigint DEFAULT 0 NOT NULL,
+    groups_opened bigint DEFAULT 0 NOT NULL,
+    groups_closed bigint DEFAULT 0 NOT NULL,
+    largest_group bigint DEFAULT 0 NOT NULL,
+    tta_breaches bigint DEFAULT 0 NOT NULL,
+    ttr_breaches bigint DEFAULT 0 NOT NULL
+);
+CREATE TABLE public.users (
+    id bigint NOT NULL,
+    email text NOT NULL,
+    name text NOT NULL,
+    role text NOT NULL,
+    password_hash text,
+    phone text,
+    time_zone text DEFAULT 'UTC'::text NOT NULL,
+    created_at timestamp with time zone DEFAULT public.app_now() NOT NULL,
+    updated_at timestamp with time zone DEFAULT public.app_now() NOT NULL,
+    session_number integer DEFAULT 1 NOT NULL,
+    CONSTRAINT users_email_check CHECK ((email = lower(email))),
+    CONSTRAINT users_role_check CHECK ((role = ANY (ARRAY['viewer'::text, 'device'::text, 'operator'::text, 'engineer'::text, 'admin'::text])))
+);
+ALTER TABLE public.users ALTER COLUMN id ADD GENERATED ALWAYS AS IDENTITY (
+    SEQUENCE NAME public.users_id_seq
+    START WITH 1
+    INCREMENT BY 1
+    NO MINVALUE
+    NO MAXVALUE
+    CACHE 1
+);
+CREATE VIEW public.v_active_alert_groups AS
+ SELECT id AS group_id,
+    public.group_key(g.*) AS group_key,
+    device_id,
+    metric,
+    severity,
+    status,
+    occurrence_count,
+    open_alerts,
+    first_occurrence_at,
+    last_occurrence_at,
+    public.noise_reduction_pct((1)::numeric, (occurrence_count)::numeric) AS noise_reduction_pct
+   FROM public.alert_groups g
+  WHERE (status = 'active'::public.alert_group_status);
+CREATE VIEW public.v_active_unacknowledged_alerts AS
+ SELECT a.id AS alert_id,
+    a.device_id,
+    a.severity,
+    a.message,
+    a.metric,
+    a.group_id,
+    a.created_at,
+    public.minutes_between(a.created_at, public.app_now()) AS age_minutes,
+    s.tta_due_at,
+    (s.tta_breached OR (s.tta_due_at < public.app_now())) AS tta_breached
+   FROM (public.alerts a
+     JOIN public.alert_slas s ON ((s.alert_id = a.id)))
+  WHERE ((a.state = 'new'::public.alert_state) AND (a.duplicate_of IS NULL));
+CREATE VIEW public.v_alert_sla_status AS
+ SELECT alert_id,
+    severity,
+    is_duplicate,
+    started_at,
+    target_tta,
+    target_ttr,
+    actual_tta,
+    actual_ttr,
+    tta_due_at,
+    ttr_due_at,
+    acknowledged_at,
+    resolved_at,
+    (tta_breached OR ((actual_tta IS NULL) AND (tta_due_at < public.app_now()))) AS tta_breached,
+    (ttr_breached OR ((actual_ttr IS NULL) AND (ttr_due_at < public.app_now()))) AS ttr_breached,
+    ((actual_tta IS NULL) AND ((public.app_now() >= (started_at + ((target_tta)::double precision * '00:00:45'::interval))) AND (public.app_now() <= tta_due_at))) AS tta_at_risk,
+    ((actual_ttr IS NULL) AND ((public.app_now() >= (started_at + ((target_ttr)::double precision * '00:00:45'::interval))) AND (public.app_now() <= ttr_due_at))) AS ttr_at_risk
+   FROM public.alert_slas s;
+CREATE VIEW public.v_alert_details AS
+ SELECT a.id AS alert_id,
+    (a.device_id)::text AS device_id,
+    a.severity,
+    a.message,
+    a.metric,
+    a.source,
+    a.metadata,
+    a.state,
+    a.group_id,
+    a.duplicate_of,
+    a.escalate,
+    a.assigned_to_user_id,
+    a.resolution,
+    a.reported_by,
+    a.occurred_at,
+    a.created_at,
+    s.target_tta,
+    s.target_ttr,
+    s.actual_tta,
+    s.actual_ttr,
+    s.tta_due_at,
+    s.ttr_due_at,
+    s.acknowledged_at,
+    s.resolved_at,
+    s.tta_breached,
+    s.ttr_breached,
+    s.tta_at_risk,
+    s.ttr_at_risk
+   FROM (public.alerts a
+     JOIN public.v_alert_sla_status s ON ((s.alert_id = a.id)));
+CREATE VIEW public.v_tallies AS
+ SELECT severity,
+    state,
+    (sum(alerts))::bigint AS alerts,
+    (sum(groups_opened))::bigint AS groups_opened,
+    (sum(groups_closed))::bigint AS groups_closed,
+    max(largest_group) AS largest_group,
+    (sum(tta_breaches))::bigint AS tta_breaches,
+    (sum(ttr_breaches))::bigint AS ttr_breaches
+   FROM ( SELECT tallies.severity,
+            tallies.state,
+            tallies.alerts,
+            tallies.groups_opened,
+            tallies.groups_closed,
+            tallies.largest_group,
+            tallies.tta_breaches,
+            tallies.ttr_breaches
+           FROM public.tallies
+        UNION ALL
+         SELECT tally_entries.severity,
+            tally_entries.state,
+            tally_entries.alerts,
+            tally_entries.groups_opened,
+            tally_entries.groups_closed,
+            tally_entries.largest_group,
+            tally_entries.tta_breaches,
+            tally_entries.ttr_breaches
+           FROM public.tally_entries) folded_and_fresh
+  GROUP BY severity, state;
+CREATE VIEW public.v_alert_group_stats AS
+ SELECT (COALESCE(sum(groups_opened), (0)::numeric))::bigint AS total_groups,
+    (COALESCE(sum((groups_opened - groups_closed)), (0)::numeric))::bigint AS active_groups,
+    (COALESCE(sum(groups_closed), (0)::numeric))::bigint AS closed_groups,
+    (COALESCE(sum(alerts), (0)::numeric))::bigint AS total_alerts,
+    (COALESCE((sum(alerts) / NULLIF(sum(groups_opened), (0)::numeric)), (0)::numeric))::double precision AS avg_alerts_per_group,
+    COALESCE(max(largest_group), (0)::bigint) AS max_alerts_in_group,
+    public.noise_reduction_pct(sum(groups_opened), sum(alerts)) AS noise_reduction_pct
+   FROM public.v_tallies;
+CREATE VIEW public.v_alert_groups AS
+ SELECT id AS group_id,
+    public.group_key(g.*) AS group_key,
+    (device_id)::text AS device_id,
+    metric,
+    severity,
+    status,
+    occurrence_count,
+    open_alerts,
+    first_occurrence_at,
+    last_occurrence_at,
+    closed_at,
+    public.noise_reduction_pct((1)::numeric, (occurrence_count)::numeric) AS noise_reduction_pct
+   FROM public.alert_groups g;
+CREATE VIEW public.v_current_alert_states AS
+ SELECT a.id AS alert_id,
+    a.device_id,
+    a.severity,
+    a.message,
+    a.metric,
+    a.group_id,
+    a.duplicate_of,
+    a.created_at,
+    s.id AS state_id,
+    s.state,
+    s.previous_state,
+    s.changed_by,
+    s.notes,
+    s.created_at AS state_changed_at
+   FROM (public.alerts a
+     CROSS JOIN LATERAL ( SELECT h.id,
+            h.alert_id,
+            h.previous_state,
+            h.state,
+            h.changed_by,
+            h.actor_kind,
+            h.implied,
+            h.notes,
+            h.resolution,
+            h.assigned_to_user_id,
+            h.created_at
+           FROM public.alert_states h
+          WHERE (h.alert_id = a.id)
+          ORDER BY h.id DESC
+         LIMIT 1) s);
+CREATE VIEW public.v_sla_compliance_summary AS
+ SELECT severity,
+    tta_eligible,
+    tta_met,
+    tta_breached,
+    tta_open_past_due,
+    tta_compliance_pct,
+    mtta_mean,
+    mtta_p50,
+    mtta_p90,
+    mtta_p95,
+    ttr_eligible,
+    ttr_met,
+    ttr_breached,
+    ttr_open_past_due,
+    ttr_compliance_pct,
+    mttr_mean,
+    mttr_p50,
+    mttr_p90,
+    mttr_p95
+   FROM public.sla_compliance('-infinity'::timestamp with time zone, 'infinity'::timestamp with time zone) sla_compliance(severity, tta_eligible, tta_met, tta_breached, tta_open_past_due, tta_compliance_pct, mtta_mean, mtta_p50, mtta_p90, mtta_p95, ttr_eligible, ttr_met, ttr_breached, ttr_open_past_due, ttr_compliance_pct, mttr_mean, mttr_p50, mttr_p90, mttr_p95);
+CREATE TABLE public.worker_heartbeats (
+    worker text NOT NULL,
+    beat_at timestamp with time zone NOT NULL
+);
+ALTER TABLE ONLY public.alert_groups
+    ADD CONSTRAINT alert_groups_pkey PRIMARY KEY (id);
+ALTER TABLE ONLY public.alert_notes
+    ADD CONSTRAINT alert_notes_pkey PRIMARY KEY (alert_id, id);
+ALTER TABLE ONLY public.alert_slas
+    ADD CONSTRAINT alert_slas_pkey PRIMARY KEY (alert_id);
+ALTER TABLE ONLY public.alert_states
+    ADD CONSTRAINT alert_states_pkey PRIMARY KEY (alert_id, id);
+ALTER TABLE ONLY public.alerts
+    ADD CONSTRAINT alerts_pkey PRIMARY KEY (id);
+ALTER TABLE ONLY public.escalation_policies
+    ADD CONSTRAINT escalation_policies_name_unique UNIQUE (name);
+ALTER TABLE ONLY public.escalation_policies
+    ADD CONSTRAINT escalation_policies_pkey PRIMARY KEY (id);
+ALTER TABLE ONLY public.idempotency_keys
+    ADD CONSTRAINT idempotency_keys_pkey PRIMARY KEY (caller, key);
+ALTER TABLE ONLY public.login_failures
+    ADD CONSTRAINT login_failures_pkey PRIMARY KEY (id);
+ALTER TABLE ONLY public.on_call_schedules
+    ADD CONSTRAINT on_call_schedules_name_unique UNIQUE (name);
+ALTER TABLE ONLY public.on_call_schedules
+    ADD CONSTRAINT on_call_schedules_pkey PRIMARY KEY (id);
+ALTER TABLE ONLY public.schema_migrations
+    ADD CONSTRAINT schema_migrations_pkey PRIMARY KEY (number);
+ALTER TABLE ONLY public.sla_targets
+    ADD CONSTRAINT sla_targets_pkey PRIMARY KEY (severity);
+ALTER TABLE ONLY public.sms_log
+    ADD CONSTRAINT sms_log_notification_unique UNIQUE (notification_id);
+ALTER TABLE ONLY public.sms_log
+    ADD CONSTRAINT sms_log_pkey PRIMARY KEY (id);
+ALTER TABLE ONLY public.sms_opt_outs
+    ADD CONSTRAINT sms_opt_outs_pkey PRIMARY KEY (to_number);
+ALTER TABLE ONLY public.tallies
+    ADD CONSTRAINT tallies_one_per_severity_and_state UNIQUE NULLS NOT DISTINCT (severity, state);
+ALTER TABLE ONLY public.users
+    ADD CONSTRAINT users_email_unique UNIQUE (email);
+ALTER TABLE ONLY public.users
+    ADD CONSTRAINT users_pkey PRIMARY KEY (id);
+ALTER TABLE ONLY public.worker_heartbeats
+    ADD CONSTRAINT worker_heartbeats_pkey PRIMARY KEY (worker);
+CREATE INDEX alert_groups_device_newest ON public.alert_groups USING btree (device_id, first_occurrence_at DESC, id DESC);
+CREATE UNIQUE INDEX alert_groups_one_active_per_key ON public.alert_groups USING btree (device_id, metric, key_class) WHERE (status = 'active'::public.alert_group_status);
+CREATE INDEX alert_groups_status_newest ON public.alert_groups USING btree (status, first_occurrence_at DESC, id DESC);
+CREATE INDEX alert_slas_next_due ON public.alert_slas USING btree (next_due_at) WHERE (next_due_at IS NOT NULL);
+CREATE INDEX alert_slas_started ON public.alert_slas USING brin (started_at) WITH (pages_per_range='32', autosummarize='on');
+CREATE INDEX alerts_device_newest ON public.alerts USING btree (device_id, created_at DESC, id DESC);
+CREATE INDEX alerts_duplicate_of ON public.alerts USING btree (duplicate_of);
+CREATE INDEX alerts_group_newest ON public.alerts USING btree (group_id, created_at DESC, id DESC);
+CREATE INDEX alerts_metric_newest ON public.alerts USING btree (metric, created_at DESC, id DESC);
+CREATE INDEX alerts_newest ON public.alerts USING btree (created_at DESC, id DESC);
+CREATE UNIQUE INDEX alerts_one_open_original ON public.alerts USING btree (group_id, md5((message)::text)) WHERE ((duplicate_of IS NULL) AND (state <> 'resolved'::public.alert_state));
+CREATE INDEX alerts_severity_state_newest ON public.alerts USING btree (severity, state, created_at DESC, id DESC);
+CREATE INDEX idempotency_keys_created_at ON public.idempotency_keys USING brin (created_at);
+CREATE INDEX login_failures_failed_at ON public.login_failures USING btree (failed_at);
+CREATE INDEX login_failures_throttle ON public.login_failures USING btree (throttle, failed_at);
+CREATE INDEX sms_log_sent_at ON public.sms_log USING btree (sent_at);
+CREATE INDEX sms_log_to_number ON public.sms_log USING btree (to_number, sent_at);
+CREATE TRIGGER alert_groups_are_kept BEFORE DELETE ON public.alert_groups FOR EACH ROW EXECUTE FUNCTION public.refuse_change_of_record('groups are part of the record');
+CREATE TRIGGER alert_groups_are_not_emptied BEFORE TRUNCATE ON public.alert_groups FOR EACH STATEMENT EXECUTE FUNCTION public.refuse_change_of_record('groups are part of the record');
+CREATE TRIGGER alert_groups_record_status BEFORE UPDATE OF status ON public.alert_groups FOR EACH ROW EXECUTE FUNCTION public.record_group_status();
+CREATE TRIGGER alert_slas_are_kept BEFORE DELETE ON public.alert_slas FOR EACH ROW EXECUTE FUNCTION public.refuse_change_of_record('clocks are part of the record');
+CREATE TRIGGER alert_slas_are_not_emptied BEFORE TRUNCATE ON public.alert_slas FOR EACH STATEMENT EXECUTE FUNCTION public.refuse_change_of_record('clocks are part of the record');
+CREATE TRIGGER alert_states_apply BEFORE INSERT ON public.alert_states FOR EACH ROW EXECUTE FUNCTION public.apply_alert_state();
+CREATE TRIGGER alert_states_are_kept BEFORE DELETE OR UPDATE ON public.alert_states FOR EACH ROW EXECUTE FUNCTION public.refuse_change_of_record('the history is never rewritten');
+CREATE TRIGGER alert_states_are_not_emptied BEFORE TRUNCATE ON public.alert_states FOR EACH STATEMENT EXECUTE FUNCTION public.refuse_change_of_record('the history is never rewritten');
+CREATE TRIGGER alerts_are_kept BEFORE DELETE ON public.alerts FOR EACH ROW EXECUTE FUNCTION public.refuse_change_of_record('alerts are the record');
+CREATE TRIGGER alerts_are_not_emptied BEFORE TRUNCATE ON public.alerts FOR EACH STATEMENT EXECUTE FUNCTION public.refuse_change_of_record('alerts are the record');
+CREATE TRIGGER alerts_are_placed_once BEFORE UPDATE OF device_id, severity, message, metric, key_class ON public.alerts FOR EACH ROW EXECUTE FUNCTION public.refuse_change_of_record('its group, duplicates and tallies were decided by it');
+CREATE TRIGGER alerts_place BEFORE INSERT ON public.alerts FOR EACH ROW EXECUTE FUNCTION public.place_alert();
+CREATE TRIGGER alerts_record AFTER INSERT ON public.alerts REFERENCING NEW TABLE AS raised FOR EACH STATEMENT EXECUTE FUNCTION public.record_raised_alerts();
+CREATE TRIGGER alerts_state_moves_by_history BEFORE UPDATE OF state, group_id, duplicate_of ON public.alerts FOR EACH ROW EXECUTE FUNCTION public.refuse_change_of_record('insert the step into alert_states');
+ALTER TABLE ONLY public.alert_notes
+    ADD CONSTRAINT alert_notes_alert_id_fkey FOREIGN KEY (alert_id) REFERENCES public.alerts(id) ON DELETE CASCADE;
