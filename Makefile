@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.requirements-installed
 SOURCES := $(wildcard *.py api commands console foundation ml notifications)
-PYTEST_ARGS ?= -n auto --dist loadgroup
+PYTEST_ARGS ?= -n auto --dist loadfile
 ARGS ?=
 
 .DEFAULT_GOAL := help

@@ -103,8 +103,8 @@ class Settings(BaseSettings):
     @field_validator("email_from")
     @classmethod
     def _check_email_from(cls, value: str) -> str:
-        name, address = parseaddr(value)
-        is_good = name.isprintable() and address.isascii() and re.fullmatch(r"[^@\s<>]+@[^@\s<>]+", address)
+        address = parseaddr(value)[1]
+        is_good = value.isprintable() and address.isascii() and re.fullmatch(r"[^@\s<>]+@[^@\s<>]+", address)
         if value and not is_good:
             raise ValueError("must be an address such as alerts@example.com or Alerts <alerts@example.com>")
         return value

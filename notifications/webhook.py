@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import http.client
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from urllib.parse import SplitResult, quote, urljoin, urlsplit
 
@@ -52,11 +52,22 @@ class LinkRefused(Exception):
 class WebhookChannel:
     """Posts pages."""
 
-    def __init__(self, settings: Settings, clock: Clock, timeout_seconds: float = SEND_TIMEOUT_SECONDS) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        clock: Clock,
+        timeout_seconds: float = SEND_TIMEOUT_SECONDS,
+        is_public: Callable[[str], bool] = is_public_address,
+    ) -> None:
+        """Take what signs and what is refused from the settings; ``is_public`` says what counts as the internet.
+
+        Raises:
+            ValueError: there is no WEBHOOK_SECRET.
+        """
         if not settings.webhook_secret:
             raise ValueError("WEBHOOK_SECRET is not set")
         self._signer = Webhook(settings.webhook_secret)
-        self._is_allowed = None if settings.webhook_allow_private else is_public_address
+        self._is_allowed = None if settings.webhook_allow_private else is_public
         self._clock = clock
         self._timeout_seconds = timeout_seconds
 

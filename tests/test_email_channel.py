@@ -140,6 +140,13 @@ class TestContent:
         [envelope] = mailbox.envelopes
         assert (envelope.mail_from, envelope.rcpt_tos) == ("alerts@example.com", ["engineer@example.com"])
 
+    @pytest.mark.parametrize(
+        "message", ["Druck zu hoch – 12 °C über Soll " * 3, "pressure is too high " * 5, "压力过高" * 25]
+    )
+    def test_a_long_subject_arrives_as_it_was(self, serve: Callable[..., int], mailbox: Mailbox, message: str) -> None:
+        make_channel(f"smtp://127.0.0.1:{serve()}").send(dataclasses.replace(PAGE, message=message))
+        assert mailbox.emails[0]["Subject"] == f"[CRITICAL] Press 4: {message.strip()}"
+
     def test_the_text_says_everything(self, received: EmailMessage) -> None:
         part = received.get_body(("plain",))
         assert part is not None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import timedelta
+from itertools import pairwise
 
 import pytest
 
@@ -125,7 +126,7 @@ def test_shifts_of_a_year_follow_one_another_without_gap(create, get):
     schedule = create(rotation_type="daily", rotation_interval_days=1)
     shifts = get(f"/schedules/{schedule['schedule_id']}/shifts", **{"from": "2026-01-01", "to": "2027-01-01"})["data"]
     assert len(shifts) == 366
-    assert all(one["shift_end"] == two["shift_start"] for one, two in zip(shifts, shifts[1:], strict=False))
+    assert all(one["shift_end"] == two["shift_start"] for one, two in pairwise(shifts))
     assert {one["user"]["name"] for one in shifts} == {"Engineer A", "Engineer B"}
 
 

@@ -20,7 +20,6 @@ from tests.conftest import START
 Connection = psycopg2.extensions.connection
 
 # The tests share a database that takes a while to fill: one process runs them all.
-pytestmark = pytest.mark.xdist_group("query plans")
 
 BIG_TABLES = ("alerts", "alert_groups", "alert_slas", "alert_states")
 OTHER_DEVICE = "00000000-0000-4000-8000-00000000beef"

@@ -21,8 +21,6 @@ import requests
 
 from tests.clusters import copy_template, make_folder, make_template
 
-pytestmark = pytest.mark.xdist_group("run")
-
 SOURCE_FOLDER = Path(__file__).resolve().parent.parent
 # Long, because the machine may be busy; nothing waits for it in vain.
 PATIENCE_SECONDS = 90.0

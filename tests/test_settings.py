@@ -120,3 +120,82 @@ def test_settings_stand_still() -> None:
 def test_documentation_names_exactly_the_settings_there_are() -> None:
     named = re.findall(r"^\| `([A-Z_]+)`", DOCUMENTATION.read_text(encoding="utf-8"), re.MULTILINE)
     assert sorted(named) == sorted(name.upper() for name in Settings.model_fields)
+
+
+@pytest.mark.parametrize(
+    ("settings", "missing"),
+    [
+        ({"SMTP_URL": "smtp://mail.example.com"}, "EMAIL_FROM"),
+        ({"TWILIO_ACCOUNT_SID": "AC1", "TWILIO_AUTH_TOKEN": "t"}, "TWILIO_FROM_NUMBER"),
+        ({"TWILIO_ACCOUNT_SID": "AC1", "TWILIO_FROM_NUMBER": "+15005550006"}, "TWILIO_AUTH_TOKEN"),
+        ({"TWILIO_AUTH_TOKEN": "t"}, "TWILIO_ACCOUNT_SID"),
+    ],
+)
+def test_half_a_channel_stops_the_start(
+    monkeypatch: pytest.MonkeyPatch, settings: dict[str, str], missing: str
+) -> None:
+    for name, value in settings.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(SettingsError) as told:
+        load_settings()
+    assert re.fullmatch(rf"{missing} is required when {next(iter(settings))} is set", str(told.value))
+
+
+def test_channels_that_are_not_set_up_are_off() -> None:
+    settings = load_settings()
+    assert not any((settings.smtp_url, settings.email_from, settings.twilio_account_sid, settings.webhook_secret))
+    assert settings.sms_max_per_hour == 10
+    assert settings.webhook_allow_private is False
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("SMTP_URL", "mail.example.com"),
+        ("SMTP_URL", "http://mail.example.com"),
+        ("SMTP_URL", "smtp://"),
+        ("SMTP_URL", "smtp://mail.example.com:mail"),
+        ("SMTP_URL", "smtp://mail.example.com:0"),
+        ("SMTP_URL", "smtp://mail.example.com?tls"),
+        ("SMTP_URL", "smtp://mail.example.com/inbox"),
+        ("SMTP_URL", "smtp://user:secret@mail.example.com"),
+        ("EMAIL_FROM", "alerts"),
+        ("EMAIL_FROM", "Alerts <alerts>"),
+        ("EMAIL_FROM", "Alerts\n<alerts@example.com>"),
+        ("EMAIL_FROM", "älerts@example.com"),
+        ("TWILIO_FROM_NUMBER", "0612-345"),
+        ("TWILIO_API_BASE_URL", "api.twilio.com"),
+        ("SMS_MAX_PER_HOUR", "0"),
+        ("WEBHOOK_SECRET", "MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"),
+        ("WEBHOOK_SECRET", "whsec_not base64 at all, but long enough"),
+        ("WEBHOOK_SECRET", "whsec_c2hvcnQ="),
+        ("WEBHOOK_ALLOW_PRIVATE", "perhaps"),
+    ],
+)
+def test_wrong_channel_setting_is_one_line_without_its_value(
+    monkeypatch: pytest.MonkeyPatch, name: str, value: str
+) -> None:
+    monkeypatch.setenv(name, value)
+    with pytest.raises(SettingsError) as told:
+        load_settings(**({"email_from": "a@example.com"} if name == "SMTP_URL" else {}))
+    assert re.fullmatch(rf"{name}: .+", str(told.value))
+    assert "secret@" not in str(told.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("SMTP_URL", "smtp://user:p%40ss@mail.example.com:587?starttls"),
+        ("SMTP_URL", "smtps://user:pass@mail.example.com"),
+        ("SMTP_URL", "smtp://user:pass@127.0.0.1:2525"),
+        ("SMTP_URL", "smtp://[::1]:25/"),
+        ("EMAIL_FROM", "Alerts of plant 2 <alerts@example.com>"),
+        ("EMAIL_FROM", "alerts@localhost"),
+        ("TWILIO_API_BASE_URL", "http://127.0.0.1:8080"),
+        ("WEBHOOK_SECRET", "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"),
+    ],
+)
+def test_right_channel_setting_is_taken_as_it_is(monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> None:
+    monkeypatch.setenv(name, value)
+    settings = load_settings(**({"email_from": "a@example.com"} if name == "SMTP_URL" else {}))
+    assert getattr(settings, name.lower()) == value
