@@ -12,7 +12,6 @@ from urllib.parse import urlencode
 from urllib.request import Request, urlopen
 
 import pytest
-from jsonschema import ValidationError
 from openapi_schema_validator import OAS30Validator
 
 from tests.twilio_double import ACCOUNT_SID, AUTH_TOKEN, FROM_NUMBER, TwilioDouble, lose_answer, run_double
@@ -76,7 +75,9 @@ def test_the_example_of_the_description_passes_the_same_check() -> None:
 @pytest.mark.parametrize("change", [{"sid": "nope"}, {"status": "gone"}, {"error_code": "30003"}, {"unknown": 1}])
 def test_the_check_finds_what_is_wrong(double: TwilioDouble, change: dict[str, Any]) -> None:
     _, message = call(double, LIST_PATH, FORM)
-    with pytest.raises((ValidationError, AssertionError)):
+    with pytest.raises(
+        Exception, match=r"^('nope' is too short|'gone' is not one of|'30003' is not of type|.*unknown)"
+    ):
         check({**message, **change}, LIST_PATH, "post", 201)
 
 

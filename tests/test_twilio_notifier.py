@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import socket
@@ -26,7 +27,15 @@ from foundation.clock import FrozenClock
 from foundation.database import Database
 from foundation.errors import Unavailable
 from foundation.settings import Settings
-from notifications.channel import Page, PermanentFailure, RateLimited, Sent, TemporaryFailure
+from notifications.channel import (
+    OffChannel,
+    Page,
+    PermanentFailure,
+    RateLimited,
+    Sent,
+    TemporaryFailure,
+    build_alert_link,
+)
 from notifications.sms_ledger import SmsLedger
 from notifications.twilio_errors import DELIVERY_FAULTS, describe_delivery
 from notifications.twilio_status import (
@@ -42,11 +51,13 @@ from tests.twilio_double import (
     ACCOUNT_SID,
     AUTH_TOKEN,
     FROM_NUMBER,
+    Handler,
     Reply,
     TwilioDouble,
     answer_with,
     fall_over,
     hang,
+    json_reply,
     lose_answer,
     refuse,
     reset,
@@ -335,6 +346,22 @@ class TestHourlyLimit:
         assert ledger.forget_old() == 1
         assert sql("SELECT notification_id FROM sms_log") == [(2,)]
 
+    def test_what_was_sent_stands_where_the_books_cannot_be_kept(
+        self, sms_settings: Settings, database_url: str, double: TwilioDouble
+    ) -> None:
+        narrow = Database(database_url, pool_size=1, wait_seconds=0.05)
+        held = contextlib.ExitStack()
+
+        def take_the_only_connection(handler: Handler, take_in: Callable[[], Reply]) -> None:
+            held.enter_context(narrow.autocommit())
+            handler.reply(take_in())
+
+        double.misbehave(take_the_only_connection)
+        with held:
+            outcome = TwilioNotifier(sms_settings, narrow).send(PAGE)
+        assert isinstance(outcome, Sent)
+        narrow.close()
+
     def test_nothing_is_sent_uncounted(self, sms_settings: Settings, double: TwilioDouble) -> None:
         nowhere = Database("postgresql://nobody@127.0.0.1:1/nowhere")
         outcome = TwilioNotifier(sms_settings, nowhere).send(PAGE)
@@ -381,6 +408,14 @@ class TestRefusals:
         assert isinstance(outcome, PermanentFailure)
         assert outcome.is_setting_fault
         assert "TWILIO_FROM_NUMBER" in outcome.reason
+
+    def test_a_problem_document_is_read_too(self, notifier: TwilioNotifier, double: TwilioDouble) -> None:
+        # RFC 9457, as Twilio's newer services answer.
+        problem = {"type": "about:blank", "title": "Bad number", "status": 400, "code": 21211, "detail": "no such"}
+        double.misbehave(answer_with(json_reply(400, problem)))
+        outcome = notifier.send(PAGE)
+        assert isinstance(outcome, PermanentFailure)
+        assert outcome.code == "21211"
 
     def test_an_unknown_refusal_is_permanent_and_told_in_one_line(
         self, notifier: TwilioNotifier, double: TwilioDouble
@@ -497,6 +532,19 @@ class TestLostAnswers:
         double.misbehave(behaviour)
         with pytest.raises(Unavailable, match="Twilio cannot be asked"):
             notifier.find_sent(NUMBER, 41)
+
+
+class TestOffChannel:
+    def test_a_channel_that_is_off_says_so(self) -> None:
+        outcome = OffChannel("the SMS channel is off: TWILIO_ACCOUNT_SID is not set").send(PAGE)
+        assert outcome == PermanentFailure(
+            "the SMS channel is off: TWILIO_ACCOUNT_SID is not set", is_setting_fault=True
+        )
+
+    def test_the_link_of_an_alert(self) -> None:
+        assert (
+            build_alert_link("https://alerts.example.com/plant", 812) == "https://alerts.example.com/plant/alerts/812"
+        )
 
 
 class TestOptOuts:

@@ -413,7 +413,10 @@ class TestBrokenConnections:
         assert isinstance(post(address), PermanentFailure)
 
     def test_silence_is_bounded(self) -> None:
-        with run_raw(lambda connection, ended: ended.wait(30) and None) as address:
+        def say_nothing(connection: socket.socket, ended: threading.Event) -> None:
+            ended.wait(30)
+
+        with run_raw(say_nothing) as address:
             assert post(address, 0.2) == TemporaryFailure("the webhook did not answer in time", may_have_gone_out=True)
 
     def test_a_trickle_is_bounded(self) -> None:
