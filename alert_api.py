@@ -41,6 +41,7 @@ from api.serialising import (
     show_history,
     show_listed_alert,
     show_page,
+    show_time,
 )
 from foundation.errors import ValidationFailed
 from foundation.paging import Cursor, PageRequest
@@ -209,7 +210,12 @@ def get_alert_history(alert_id: int) -> Answer:
 def add_alert_note(alert_id: int, body: NoteRequest) -> Answer:
     """Keep a note."""
     note = dict(services().lifecycle.add_note(alert_id, body.notes, acting()))
-    return {**note, "note_id": str(note["note_id"]), "alert_id": str(note["alert_id"])}, 201
+    return {
+        **note,
+        "note_id": str(note["note_id"]),
+        "alert_id": str(note["alert_id"]),
+        "created_at": show_time(note["created_at"]),
+    }, 201
 
 
 @alert_bp.get("/groups")

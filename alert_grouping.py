@@ -39,7 +39,7 @@ class AlertGrouping:
 
     def __init__(self, database: Database) -> None:
         self._database = database
-        self._queries = load_queries("alert_grouping")
+        self._queries = load_queries("alert_grouping", rows_are_dicts=True)
 
     def get_group(self, connection: Connection, group_id: int) -> Mapping[str, Any]:
         """Return one group.

@@ -75,11 +75,14 @@ class AlertStore:
     """Reads and writes alerts on the caller's connection; never commits."""
 
     def __init__(self) -> None:
-        self._queries = load_queries("alert_store")
+        self._queries = load_queries("alert_store", rows_are_dicts=True)
 
     def raise_alert(self, connection: Connection, report: AlertReport, reported_by: str) -> Mapping[str, Any]:
         """Record one alert and return its id, state, group, original, time and SLA targets."""
-        row: Mapping[str, Any] = self._queries.raise_alert(
+        if "raise_alert" not in connection.prepared:
+            self._queries.prepare_raise_alert(connection)
+            connection.prepared.add("raise_alert")
+        row: Mapping[str, Any] = self._queries.raise_prepared_alert(
             connection,
             device_id=report.device_id,
             severity=report.severity,
@@ -161,11 +164,11 @@ class AlertStore:
 
     def list_open_in_group(self, connection: Connection, group_id: int) -> Mapping[int, str]:
         """Return the state of every open alert of a group, duplicates too, by id."""
-        return dict(self._queries.list_open_in_group(connection, group_id=group_id))
+        return {row["id"]: row["state"] for row in self._queries.list_open_in_group(connection, group_id=group_id)}
 
     def list_states(self, connection: Connection, alert_ids: Sequence[int]) -> Mapping[int, str]:
         """Return the states of alerts by id."""
-        return dict(self._queries.list_states(connection, alert_ids=list(alert_ids)))
+        return {row["id"]: row["state"] for row in self._queries.list_states(connection, alert_ids=list(alert_ids))}
 
     def count_by_class(self, connection: Connection) -> Sequence[Mapping[str, Any]]:
         """Return the running tallies: alerts and breaches per severity and state."""

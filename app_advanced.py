@@ -17,6 +17,7 @@ from flask import Flask, Response, request
 
 from alert_api import alert_bp
 from api.account_api import auth_bp, users_bp
+from api.application import Application
 from api.errors import register_error_handlers
 from api.escalation_api import escalation_bp
 from api.observability import AlertCollector, observe_pool, observe_requests
@@ -43,7 +44,7 @@ def create_app(settings: Settings | None = None, services: Services | None = Non
     """Return the web application over a database that has been migrated; it connects at the first request."""
     if services is None:
         services = build_services(settings or load_settings())
-    application = Flask("advanced_alerting", static_folder=None, root_path=__file__.rpartition("/")[0] or ".")
+    application = Application("advanced_alerting", static_folder=None, root_path=__file__.rpartition("/")[0] or ".")
     application.template_folder = "api/templates"
     application.config["MAX_CONTENT_LENGTH"] = BODY_LIMIT_BYTES
     attach_services(application, services)

@@ -14,16 +14,14 @@ registration a view without a named permission or without its documentation::
 from __future__ import annotations
 
 import functools
-import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from datetime import datetime
 from typing import Any
-from uuid import UUID
 
 from flask import Blueprint, Response, current_app, request
 from flask.typing import RouteCallable
 from pydantic import BaseModel
+from pydantic_core import to_json
 
 from api.parsing import parse_identifier, parse_query, read_body
 from foundation.errors import NotFound
@@ -64,7 +62,7 @@ def operation(summary: str, *, tag: str, answers: Mapping[int, type[BaseModel]],
                 arguments[name] = _parse_path_identifier(name, text)
             if described.query is not None:
                 arguments["query"] = parse_query(described.query, request.args)
-            elif request.args:
+            elif request.query_string:
                 parse_query(NoQuery, request.args)
             if described.body is not None:
                 arguments["body"] = read_body(
@@ -104,16 +102,9 @@ def respond(described: Operation, answer: Answer | Response) -> Response:
     return Response(_dump(payload), status, headers[0] if headers else None, mimetype="application/json")
 
 
-def _dump(payload: Payload) -> str:
-    return json.dumps(payload, default=_serialise, ensure_ascii=False, separators=(",", ":"))
-
-
-def _serialise(value: object) -> str:
-    if isinstance(value, datetime):
-        return value.isoformat()
-    if isinstance(value, UUID):
-        return str(value)
-    raise TypeError(f"{type(value).__name__} has no JSON form")
+def _dump(payload: Payload) -> bytes:
+    """Return the payload as JSON; times are texts by now (to_json would write Z for their offset)."""
+    return to_json(payload)
 
 
 class ApiBlueprint(Blueprint):

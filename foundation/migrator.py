@@ -54,7 +54,9 @@ def migrate(url: str, folder: Path = MIGRATIONS_FOLDER) -> list[Migration]:
         SettingsError: the server is too old, newer migrations ran there, or one that ran was edited since.
     """
     try:
-        connection = psycopg2.connect(url, connect_timeout=5, options=f"-c lock_timeout={LOCK_WAIT_SECONDS}s")
+        connection = psycopg2.connect(
+            url, connection_factory=Connection, connect_timeout=5, options=f"-c lock_timeout={LOCK_WAIT_SECONDS}s"
+        )
     except (psycopg2.OperationalError, psycopg2.ProgrammingError) as error:
         reason = str(error).strip().splitlines()[-1]
         raise SettingsError(f"DATABASE_URL: the database cannot be reached ({reason})") from error

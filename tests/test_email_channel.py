@@ -43,6 +43,10 @@ PAGE = Page(
 )
 
 
+# Long enough that only the channel's own deadline ends it, short enough that a test without one fails soon.
+LONGEST_TRICKLE = 300
+
+
 class Mailbox:
     """Keeps what arrives; ``replies`` answer RCPT and DATA otherwise, ``gate`` holds DATA until it is set."""
 
@@ -353,8 +357,10 @@ class TestBrokenConnections:
             connection, _ = listener.accept()
             with connection:
                 try:
-                    while not ended.wait(0.02):
+                    for _ in range(LONGEST_TRICKLE):
                         connection.sendall(b"220-still here\r\n")
+                        if ended.wait(0.02):
+                            return
                 except OSError:
                     return
 

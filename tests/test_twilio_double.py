@@ -75,9 +75,7 @@ def test_the_example_of_the_description_passes_the_same_check() -> None:
 @pytest.mark.parametrize("change", [{"sid": "nope"}, {"status": "gone"}, {"error_code": "30003"}, {"unknown": 1}])
 def test_the_check_finds_what_is_wrong(double: TwilioDouble, change: dict[str, Any]) -> None:
     _, message = call(double, LIST_PATH, FORM)
-    with pytest.raises(
-        Exception, match=r"^('nope' is too short|'gone' is not one of|'30003' is not of type|.*unknown)"
-    ):
+    with pytest.raises(Exception, match=r"is too short|is not one of|is not of type|Extra items"):
         check({**message, **change}, LIST_PATH, "post", 201)
 
 
