@@ -10,6 +10,7 @@ from functools import cache
 from typing import Literal, get_args
 
 from foundation.errors import Fault, ValidationFailed
+from phone_numbers import normalise_phone as normalise_e164
 
 Role = Literal["viewer", "device", "operator", "engineer", "admin"]
 ROLE_NAMES: tuple[str, ...] = get_args(Role)
@@ -24,6 +25,7 @@ _ATOM = r"[A-Za-z0-9!#$%&'*+/=?^_`{|}~-]+"
 _LABEL = r"[A-Za-z0-9](?:[A-Za-z0-9-]{0,61}[A-Za-z0-9])?"
 _EMAIL = re.compile(rf"(?P<local>{_ATOM}(?:\.{_ATOM})*)@(?:{_LABEL}\.)+(?!\d+$){_LABEL}", re.ASCII)
 _LONGEST_LOCAL_PART = 64
+_SEPARATORS = re.compile(r"[ .()-]")
 
 # Names that the time zone database lists for machines, not for people.
 _NO_PLACES = frozenset({"localtime", "Factory", "posixrules"})
@@ -67,20 +69,12 @@ def check_role(value: str) -> str:
 
 
 def normalise_phone(value: str) -> str:
-    """Return the number in E.164 form: a plus and digits alone.
+    """Return the number in E.164 form; people write spaces, dots, dashes and brackets into it, which are dropped.
 
     Raises:
         ValueError: it has no country code or cannot be a number.
     """
-    import phonenumbers
-
-    try:
-        number = phonenumbers.parse(value)
-    except phonenumbers.NumberParseException:
-        number = None
-    if number is None or not value.startswith("+") or not phonenumbers.is_possible_number(number):
-        raise ValueError("must be a phone number with its country code, such as +33612345678")
-    return str(phonenumbers.format_number(number, phonenumbers.PhoneNumberFormat.E164))
+    return normalise_e164(_SEPARATORS.sub("", value))
 
 
 def check_time_zone(value: str) -> str:

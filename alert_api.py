@@ -17,11 +17,6 @@ from api.alert_schemas import (
     AlertPage,
     AlertQuery,
     AlertReport,
-    Group,
-    GroupActionResult,
-    GroupPage,
-    GroupQuery,
-    GroupStatistics,
     History,
     InvestigateRequest,
     Note,
@@ -31,6 +26,7 @@ from api.alert_schemas import (
     ResolveRequest,
 )
 from api.auth import require_jwt, require_permission
+from api.group_schemas import Group, GroupActionResult, GroupPage, GroupQuery, GroupStatistics
 from api.parsing import Schema, check_text
 from api.routing import BATCH_LIMIT_BYTES, Answer, ApiBlueprint, View, operation
 from api.schemas import PageQuery

@@ -1,4 +1,4 @@
-"""Requests and answers of alerts, groups and SLA: what validates them is what Swagger shows."""
+"""Requests and answers of alerts: what validates them is what Swagger shows."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from pydantic import (
     StringConstraints,
     ValidationInfo,
     field_validator,
-    model_validator,
 )
 
 from alert_state_machine import Transition
 from alert_store import AlertFilter
 from alert_store import AlertReport as Report
+from api.group_schemas import Group
 from api.parsing import Schema, check_json_value, faults_within
 from api.schemas import (
     SAFE_TEXT,
@@ -30,6 +30,7 @@ from api.schemas import (
     PageOf,
     RangeQuery,
     Severity,
+    SlaTargets,
     Timestamp,
     split_words,
 )
@@ -101,13 +102,6 @@ class AlertBatch(Schema):
     alerts: Annotated[list[AlertReport], Field(min_length=1, max_length=1000)]
 
 
-class SlaTargets(Schema):
-    """Minutes to acknowledge and to resolve."""
-
-    tta: int
-    ttr: int
-
-
 class RaisedAlert(Schema):
     """What was recorded for a report."""
 
@@ -149,23 +143,6 @@ class SlaState(Schema):
     ttr_at_risk: bool
 
 
-class Group(Schema):
-    """Alerts of one device, metric and severity that belong together."""
-
-    group_id: IdentifierText
-    group_key: str
-    device_id: str
-    metric: str
-    severity: Severity
-    status: Literal["active", "closed"]
-    occurrence_count: int
-    open_alerts: int
-    first_occurrence_at: Timestamp
-    last_occurrence_at: Timestamp
-    closed_at: Timestamp | None
-    noise_reduction_pct: float
-
-
 class ListedAlert(Schema):
     """An alert with the state of its SLA clocks."""
 
@@ -204,12 +181,6 @@ class AlertPage(PageOf):
     data: list[ListedAlert]
 
 
-class GroupPage(PageOf):
-    """A page of groups, newest first."""
-
-    data: list[Group]
-
-
 class AlertQuery(RangeQuery):
     """Which alerts to list."""
 
@@ -243,13 +214,6 @@ class AlertQuery(RangeQuery):
             end_at=self.end_date,
             text=self.q,
         )
-
-
-class GroupQuery(RangeQuery):
-    """Which groups to list: first occurrence within the range."""
-
-    status: Literal["active", "closed"] | None = None
-    device_id: Annotated[UUID, Field(strict=False)] | None = None
 
 
 class AcknowledgeRequest(Schema):
@@ -328,124 +292,3 @@ class History(Schema):
 
     alert_id: IdentifierText
     data: list[HistoryEntry]
-
-
-class ChangedAlert(Schema):
-    """An alert that a group action moved."""
-
-    alert_id: IdentifierText
-    previous_state: AlertState
-    state: AlertState
-
-
-class UnchangedAlert(Schema):
-    """An open alert that could not take the step."""
-
-    alert_id: IdentifierText
-    state: AlertState
-    reason: str
-
-
-class GroupActionResult(Schema):
-    """What a group action did to which alert."""
-
-    group: Group
-    changed: list[ChangedAlert]
-    unchanged: list[UnchangedAlert]
-
-
-class GroupStatistics(Schema):
-    """How much noise grouping takes away."""
-
-    total_groups: int
-    active_groups: int
-    closed_groups: int
-    total_alerts: int
-    avg_alerts_per_group: float
-    max_alerts_in_group: int
-    noise_reduction_pct: float = Field(description="100 * (1 - groups / alerts), 0 without alerts")
-
-
-class SlaTargetsBySeverity(Schema):
-    """The targets of all severities."""
-
-    critical: SlaTargets
-    high: SlaTargets
-    medium: SlaTargets
-    low: SlaTargets
-    info: SlaTargets
-
-
-class SlaTargetChange(Schema):
-    """Targets of one severity in minutes."""
-
-    tta: int = Field(ge=1, le=5_256_000)
-    ttr: int = Field(ge=1, le=5_256_000)
-
-
-class SlaTargetChanges(Schema):
-    """Targets to change, by severity; those not named stay."""
-
-    model_config = {"json_schema_extra": {"examples": [{"critical": {"tta": 5, "ttr": 30}}]}}
-
-    critical: SlaTargetChange | None = None
-    high: SlaTargetChange | None = None
-    medium: SlaTargetChange | None = None
-    low: SlaTargetChange | None = None
-    info: SlaTargetChange | None = None
-
-    @model_validator(mode="after")
-    def _require_one(self) -> SlaTargetChanges:
-        if not self.model_fields_set:
-            raise ValueError("names no severity")
-        return self
-
-    def to_targets(self) -> dict[str, tuple[int, int]]:
-        """Return (tta, ttr) by severity."""
-        named = {severity: getattr(self, severity) for severity in self.model_fields_set}
-        return {severity: (change.tta, change.ttr) for severity, change in named.items() if change is not None}
-
-
-class ComplianceQuery(Schema):
-    """Alerts created in [start_date, end_date); default: the last 30 days."""
-
-    start_date: Instant | None = None
-    end_date: Instant | None = None
-    severity: Severity | None = None
-
-
-class Durations(Schema):
-    """How long it took, in minutes; null where nothing counts."""
-
-    mean: float | None
-    p50: float | None
-    p90: float | None
-    p95: float | None
-
-
-class ClockCompliance(Schema):
-    """One of the two clocks; an alert is eligible once its clock has stopped or run out."""
-
-    eligible: int
-    met: int
-    breached: int
-    open_past_due: int
-    compliance_pct: float | None
-
-
-class SeverityCompliance(Schema):
-    """Compliance of one severity; duplicates are not counted."""
-
-    severity: Severity
-    tta: ClockCompliance
-    ttr: ClockCompliance
-    mtta: Durations = Field(description="explicit acknowledgements only")
-    mttr: Durations
-
-
-class ComplianceReport(Schema):
-    """Compliance per severity, gravest first."""
-
-    start_date: Timestamp
-    end_date: Timestamp
-    data: list[SeverityCompliance]

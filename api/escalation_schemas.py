@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, Field, StringConstraints
 
 from api.parsing import Schema, faults_within
-from api.schemas import SAFE_TEXT, IdentifierText, Instant, PageOf, PageQuery, Severity, Timestamp
+from api.schemas import SAFE_TEXT, Flag, IdentifierText, Instant, PageOf, PageQuery, Severity, Timestamp
 from escalation_policies import PolicyDraft
 from escalation_rules import (
     LONGEST_DELAY_MINUTES,
@@ -19,7 +19,6 @@ from escalation_rules import (
 )
 
 Channel = Literal["email", "sms", "webhook"]
-Flag = Annotated[bool, Field(strict=False)]
 
 
 def _refuse_repetition(values: list[str]) -> list[str]:

@@ -8,11 +8,10 @@ from typing import Annotated, Literal
 from pydantic import Field, ValidationInfo, field_validator
 
 from api.parsing import Schema
-from api.schemas import Identifier, IdentifierText, Instant, PageOf, PageQuery, Timestamp
+from api.schemas import Flag, Identifier, IdentifierText, Instant, PageOf, PageQuery, Timestamp
 
 RotationType = Literal["daily", "weekly", "custom"]
 LONGEST_RANGE = timedelta(days=366)
-Flag = Annotated[bool, Field(strict=False)]
 
 
 class OnCallUser(Schema):

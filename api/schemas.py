@@ -57,6 +57,9 @@ def split_words(value: object) -> object:
     return tuple(part.strip() for part in value.split(",")) if isinstance(value, str) else value
 
 
+Flag = Annotated[bool, Field(strict=False)]
+"""true or false in a query."""
+
 SAFE_TEXT = BeforeValidator(_check_text)
 """Refuses what PostgreSQL cannot hold. It stands behind the constraints of a text, or they would apply to any value."""
 Text = Annotated[str, SAFE_TEXT]
@@ -119,3 +122,10 @@ class RangeQuery(PageQuery):
 
     start_date: Instant | None = None
     end_date: Instant | None = None
+
+
+class SlaTargets(Schema):
+    """Minutes to acknowledge and to resolve."""
+
+    tta: int
+    ttr: int

@@ -7,15 +7,15 @@ from datetime import datetime, timedelta
 from flask import g
 
 from alert_api import services
-from api.alert_schemas import (
+from api.auth import require_jwt, require_permission
+from api.routing import Answer, ApiBlueprint, operation
+from api.serialising import show_compliance, show_time
+from api.sla_schemas import (
     ComplianceQuery,
     ComplianceReport,
     SlaTargetChanges,
     SlaTargetsBySeverity,
 )
-from api.auth import require_jwt, require_permission
-from api.routing import Answer, ApiBlueprint, operation
-from api.serialising import show_compliance, show_time
 from foundation.errors import ValidationFailed
 from sla_tracker import SlaTarget
 
