@@ -79,10 +79,7 @@ class Mailbox:
     @property
     def emails(self) -> list[EmailMessage]:
         """The e-mails that arrived, parsed."""
-        return [
-            cast("EmailMessage", email.message_from_bytes(cast("bytes", e.content), policy=email.policy.default))
-            for e in self.envelopes
-        ]
+        return [email.message_from_bytes(cast("bytes", e.content), policy=email.policy.default) for e in self.envelopes]
 
 
 @pytest.fixture
