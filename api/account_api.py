@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from flask import current_app, g, request
+from flask import g, request
 
 from accounts import Accounts, User
+from alert_api import page_of, services
 from api.account_schemas import (
     CurrentCaller,
     LoginAnswer,
@@ -24,8 +25,6 @@ from api.schemas import PageQuery
 from api.serialising import show_page, show_time
 from api.tokens import issue_token
 from foundation.errors import NotFound, PermissionDenied
-from foundation.paging import Cursor, PageRequest
-from wiring import Services
 
 LOGIN_HOURS = 12
 """How long a token from a login holds: one shift with its handover."""
@@ -34,13 +33,8 @@ auth_bp = ApiBlueprint("auth_api", __name__, url_prefix="/api/v1")
 users_bp = ApiBlueprint("users_api", __name__, url_prefix="/api/v1")
 
 
-def _services() -> Services:
-    found: Services = current_app.extensions["services"]
-    return found
-
-
 def _accounts() -> Accounts:
-    return _services().accounts
+    return services().accounts
 
 
 @auth_bp.post("/auth/login")
@@ -57,7 +51,7 @@ def log_in(body: LoginRequest) -> Answer:
     """Exchange e-mail and password for a token."""
     user = _accounts().authenticate(body.email, body.password, request.remote_addr or "")
     token = issue_token(
-        _services().settings,
+        services().settings,
         subject=str(user.user_id),
         role=user.role,
         hours=LOGIN_HOURS,
@@ -107,8 +101,7 @@ def update_me(body: OwnChanges) -> Answer:
 @operation("List users, newest first", tag="Users", query=PageQuery, answers={200: UserPage})
 def list_users(query: PageQuery) -> Answer:
     """List users."""
-    cursor = None if query.cursor is None else Cursor.decode(query.cursor)
-    return show_page(_accounts().list_users(PageRequest(query.page, query.limit, cursor)), show_user), 200
+    return show_page(_accounts().list_users(page_of(query)), show_user), 200
 
 
 @users_bp.post("/users")

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from flask import current_app, g, request
 
+from api.routing import PUBLIC
 from foundation.errors import NotAuthenticated, PermissionDenied
 
 if TYPE_CHECKING:
@@ -31,9 +32,6 @@ View = TypeVar("View", bound=Callable[..., Any])
 
 SELF = "self"
 """The permission that every authenticated caller has: to see and change one's own account."""
-
-PUBLIC = "public"
-"""The permission of routes that take no token."""
 
 _READ = frozenset(
     {

@@ -11,8 +11,9 @@ import logging
 import os
 import re
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from flask import Flask, Request, Response, g, request
 from prometheus_client import (
@@ -28,7 +29,7 @@ from prometheus_client import (
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.registry import Collector
 
-from foundation.database import Database
+from foundation.database import Connection, Database
 from foundation.errors import Unavailable
 
 access_log = logging.getLogger("advanced_alerting.access")
@@ -113,7 +114,7 @@ def observe_pool(database: Database) -> None:
 class AlertCollector(Collector):
     """Reads alerts, groups and breaches from the running tallies when Prometheus asks."""
 
-    def __init__(self, database: Database, read_tallies: object) -> None:
+    def __init__(self, database: Database, read_tallies: Callable[[Connection], Sequence[Mapping[str, Any]]]) -> None:
         self._database = database
         self._read_tallies = read_tallies
 
@@ -122,7 +123,7 @@ class AlertCollector(Collector):
         up = GaugeMetricFamily("advanced_alerting_database_up", "Whether the database answered this scrape")
         try:
             with self._database.autocommit() as connection:
-                rows = self._read_tallies(connection)  # type: ignore[operator]
+                rows = self._read_tallies(connection)
         except Unavailable:
             up.add_metric([], 0)
             yield up
@@ -132,7 +133,7 @@ class AlertCollector(Collector):
         yield from _describe_tallies(rows)
 
 
-def _describe_tallies(rows: list[dict[str, int | str | None]]) -> Iterator[Metric]:
+def _describe_tallies(rows: Sequence[Mapping[str, Any]]) -> Iterator[Metric]:
     alerts = GaugeMetricFamily("advanced_alerting_alerts", "Alerts by severity and state", labels=["severity", "state"])
     breaches = CounterMetricFamily(
         "advanced_alerting_sla_breaches", "SLA breaches, duplicates left out", labels=["severity", "clock"]

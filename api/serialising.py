@@ -11,18 +11,6 @@ from foundation.paging import Page
 
 Row = Mapping[str, Any]
 
-SLA_FIELDS = (
-    "target_tta",
-    "target_ttr",
-    "actual_tta",
-    "actual_ttr",
-    "tta_breached",
-    "ttr_breached",
-    "tta_at_risk",
-    "ttr_at_risk",
-)
-SLA_TIMES = ("tta_due_at", "ttr_due_at", "acknowledged_at", "resolved_at")
-
 
 def show_time(value: datetime | None) -> str | None:
     """Return an instant as ISO 8601 with its offset."""
