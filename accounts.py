@@ -45,7 +45,7 @@ class User:
     """One account.
 
     ``phone`` is an E.164 number, ``time_zone`` an IANA name. ``session_number`` counts up with each new
-    password.
+    password. ``opted_out_of_sms_at`` says since when the phone refuses our SMS, None where it does not.
     """
 
     user_id: int
@@ -57,6 +57,7 @@ class User:
     session_number: int
     created_at: datetime
     updated_at: datetime
+    opted_out_of_sms_at: datetime | None
 
 
 @dataclass(frozen=True)
@@ -130,7 +131,11 @@ class Accounts:
     def find_user(self, user_id: int) -> User | None:
         """Return one account, or None."""
         with self._database.autocommit() as connection:
-            row = self._queries.get_user(connection, user_id=user_id)
+            return self.read_user(connection, user_id)
+
+    def read_user(self, connection: Connection, user_id: int) -> User | None:
+        """Return one account, or None, on the caller's connection."""
+        row = self._queries.get_user(connection, user_id=user_id)
         return None if row is None else User(**row)
 
     def list_users(self, page: PageRequest) -> Page:

@@ -1,16 +1,19 @@
-"""Use cases of the alert path: each is one transaction across store, state machine, grouping and SLA."""
+"""Use cases of the alert path: each is one transaction across store, state machine, grouping and escalation."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from operator import itemgetter
 from typing import Any
 
 from accounts import user_exists
 from alert_grouping import AlertGrouping
 from alert_state_machine import Actor, AlertStateMachine, Transition
 from alert_store import AlertFilter, AlertReport, AlertStore
+from escalation_engine import EscalationEngine
+from escalation_log import EscalationLog
 from foundation.clock import Clock
 from foundation.database import Connection, Database
 from foundation.errors import Fault, ValidationFailed
@@ -18,15 +21,20 @@ from foundation.paging import Page, PageRequest
 from idempotency import IdempotencyKeys, IdempotentRequest
 
 FURTHEST_AHEAD = timedelta(minutes=5)
+ASKED_FOR_NEXT_TIER = "Asked for the next tier now"
 
 
 @dataclass(frozen=True)
 class GroupOutcome:
-    """What a group action did: (state before, state after) by alert, and the group afterwards."""
+    """What a group action did: (state before, state after) by alert, and the group afterwards.
+
+    ``in_flight`` counts the notifications that were on their way then and may still arrive.
+    """
 
     group: Mapping[str, Any]
     changed: Mapping[int, tuple[str, str]]
     unchanged: Mapping[int, str]
+    in_flight: int
 
 
 @dataclass(frozen=True)
@@ -48,6 +56,8 @@ class AlertLifecycle:
         state_machine: AlertStateMachine,
         grouping: AlertGrouping,
         idempotency: IdempotencyKeys,
+        escalations: EscalationEngine,
+        escalation_log: EscalationLog,
     ) -> None:
         self._database = database
         self._clock = clock
@@ -55,6 +65,8 @@ class AlertLifecycle:
         self._state_machine = state_machine
         self._grouping = grouping
         self._idempotency = idempotency
+        self._escalations = escalations
+        self._escalation_log = escalation_log
 
     def raise_alert(self, report: AlertReport, actor: Actor, request: IdempotentRequest | None = None) -> RaisedAlerts:
         """Record one alert.
@@ -87,7 +99,7 @@ class AlertLifecycle:
         return self._raise_once(request, record)
 
     def get_alert(self, alert_id: int) -> Mapping[str, Any]:
-        """Return one alert with clocks and group."""
+        """Return one alert with clocks, group and escalation."""
         with self._database.autocommit() as connection:
             return self._store.get_alert(connection, alert_id)
 
@@ -97,9 +109,12 @@ class AlertLifecycle:
             return self._store.list_alerts(connection, wanted, page)
 
     def list_history(self, alert_id: int) -> Sequence[Mapping[str, Any]]:
-        """Return everything that happened to an alert, oldest first."""
+        """Return everything that happened to an alert, oldest first; the ``kind`` of an entry decides its fields."""
         with self._database.autocommit() as connection:
-            return self._store.list_history(connection, alert_id)
+            own = self._store.list_history(connection, alert_id)
+            return sorted(
+                [*own, *self._escalation_log.list_history(connection, alert_id)], key=itemgetter("created_at")
+            )
 
     def add_note(self, alert_id: int, notes: str, actor: Actor) -> Mapping[str, Any]:
         """Keep a note with an alert."""
@@ -107,7 +122,7 @@ class AlertLifecycle:
             return self._store.add_note(connection, alert_id, notes, actor.name)
 
     def transition(self, alert_id: int, transition: Transition, actor: Actor) -> Mapping[str, Any]:
-        """Take an alert to a state and return it as it is then.
+        """Take an alert to a state and return it as it is then, with the number of notifications ``in_flight``.
 
         Raises:
             NotFound: there is no such alert.
@@ -118,7 +133,8 @@ class AlertLifecycle:
         def move(connection: Connection) -> Mapping[str, Any]:
             self._check_assignee(connection, transition)
             self._state_machine.transition_state(connection, alert_id, transition, actor)
-            return self._store.get_alert(connection, alert_id)
+            alert = self._store.get_alert(connection, alert_id)
+            return {**alert, "in_flight": self._escalation_log.count_in_flight(connection, alert["group_id"])}
 
         return self._database.run(move)
 
@@ -134,9 +150,25 @@ class AlertLifecycle:
             after = self._store.list_states(connection, list(before))
             changed = {i: (state, after[i]) for i, state in before.items() if after[i] != state}
             unchanged = {i: state for i, state in before.items() if i not in changed}
-            return GroupOutcome(self._grouping.get_group(connection, group_id), changed, unchanged)
+            in_flight = self._escalation_log.count_in_flight(connection, group_id)
+            return GroupOutcome(self._grouping.get_group(connection, group_id), changed, unchanged, in_flight)
 
         return self._database.run(move)
+
+    def escalate(self, alert_id: int, notes: str | None, actor: Actor) -> Mapping[str, Any]:
+        """Page the next tier of an alert now, note who asked for it, and return the alert as it is then.
+
+        Raises:
+            NotFound: there is no such alert.
+            Conflict: it is resolved, no policy is for it, or there is no further tier.
+        """
+
+        def hasten(connection: Connection) -> Mapping[str, Any]:
+            self._escalations.escalate_now(connection, alert_id)
+            self._store.add_note(connection, alert_id, notes or ASKED_FOR_NEXT_TIER, actor.name)
+            return self._store.get_alert(connection, alert_id)
+
+        return self._database.run(hasten)
 
     def _raise_once(self, request: IdempotentRequest, record: Any) -> RaisedAlerts:
         def once(connection: Connection) -> RaisedAlerts:
@@ -181,6 +213,6 @@ def describe_raised(report: AlertReport, row: Mapping[str, Any]) -> dict[str, An
         "group_id": str(row["group_id"]),
         "is_duplicate": row["duplicate_of"] is not None,
         "duplicate_of": None if row["duplicate_of"] is None else str(row["duplicate_of"]),
-        "escalation_id": None,
+        "escalation_id": None if row["escalation_id"] is None else str(row["escalation_id"]),
         "created_at": created_at.isoformat(),
     }

@@ -108,17 +108,18 @@ class AlertStateMachine:
         The caller holds the group's lock, so that nothing joins or moves meanwhile.
         """
         refused: dict[int, IllegalTransition] = {}
-        alerts_by_steps: dict[tuple[Step, ...], list[int]] = {}
+        alerts_by_step: dict[Step, list[int]] = {}
         for alert_id, state in self._queries.list_open_originals(connection, group_id=group_id):
             try:
                 steps = plan_steps(state, transition.target, actor.kind, advance=transition.advance)
             except IllegalTransition as error:
                 refused[alert_id] = error
             else:
-                alerts_by_steps.setdefault(steps, []).append(alert_id)
-        for steps, alert_ids in alerts_by_steps.items():
-            for step in steps:
-                self._record(connection, alert_ids, step, transition, actor)
+                for step in steps:
+                    alerts_by_step.setdefault(step, []).append(alert_id)
+        # State by state: were the first alert resolved while the second is still new, that one would be paged for.
+        for step in sorted(alerts_by_step, key=lambda step: STATES.index(step.state)):
+            self._record(connection, alerts_by_step[step], step, transition, actor)
         return refused
 
     def _record(

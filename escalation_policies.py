@@ -49,12 +49,6 @@ class EscalationPolicies:
         self._database = database
         self._queries = load_queries("escalation_policies")
 
-    def find_policy(self, severity: str) -> Policy | None:
-        """Return the policy for a severity: enabled, of the highest priority, then the older; None where none is."""
-        with self._database.autocommit() as connection:
-            row = self._queries.find_policy(connection, severity=severity)
-        return None if row is None else read_policy(row)
-
     def list_policies(self, enabled: bool | None, severity_match: str | None, page: PageRequest) -> Page:
         """Return a page of policies, newest first."""
         wanted = {"enabled": enabled, "severity": severity_match}

@@ -77,6 +77,10 @@ class Rules:
             ],
         }
 
+    def tier_of(self, step: Step) -> Tier:
+        """Return what a step does."""
+        return self.tiers[step.tier - 1]
+
     @classmethod
     def from_document(cls, document: Mapping[str, Any]) -> Rules:
         """Return the rules that a checked document holds."""
@@ -86,7 +90,7 @@ class Rules:
 
 @dataclass(frozen=True)
 class Step:
-    """One tier of one pass and when it is due; ``number`` counts passes from 0."""
+    """One tier of one pass and when it is due; passes and tiers are counted from 1."""
 
     number: int
     tier: int
@@ -101,29 +105,36 @@ def pass_length(rules: Rules) -> timedelta:
 
 def plan_steps(rules: Rules, started_at: datetime) -> Iterator[Step]:
     """Yield every step of every pass in order."""
-    for number in range(rules.repeat + 1):
-        begins_at = started_at + number * pass_length(rules)
-        for tier, content in enumerate(rules.tiers):
+    for number in range(1, rules.repeat + 2):
+        begins_at = started_at + (number - 1) * pass_length(rules)
+        for tier, content in enumerate(rules.tiers, start=1):
             yield Step(number, tier, begins_at + timedelta(minutes=content.delay_minutes))
 
 
-def step_after(rules: Rules, started_at: datetime, number: int, tier: int) -> Step | None:
+def step_after(rules: Rules, started_at: datetime, step: Step) -> Step | None:
     """Return the step that follows one, or None after the last tier of the last pass."""
-    following = (number, tier + 1) if tier + 1 < len(rules.tiers) else (number + 1, 0)
-    if following[0] > rules.repeat:
-        return None
-    begins_at = started_at + following[0] * pass_length(rules)
-    return Step(*following, begins_at + timedelta(minutes=rules.tiers[following[1]].delay_minutes))
+    place = (step.number, step.tier)
+    return next((s for s in plan_steps(rules, started_at) if (s.number, s.tier) > place), None)
 
 
-def current_step(rules: Rules, started_at: datetime, number: int, tier: int, now: datetime) -> Step | None:
-    """Return the last step due at ``now`` that is not before (number, tier), None where that one is not due yet.
+def step_to_take(rules: Rules, started_at: datetime, number: int, tier: int, now: datetime) -> Step:
+    """Return the step to take at ``now``, where (number, tier) is the next one and somebody is to be paged now.
 
-    After an outage this is the one step to take: those it passes over were due before it, and nobody is helped by a
-    burst of old pages.
+    After an outage it is the last one that is due, or the first of those due at its minute: those it passes over were
+    due before it, and nobody is helped by a burst of old pages. It is the next one where that was brought forward.
     """
-    due = [s for s in plan_steps(rules, started_at) if (s.number, s.tier) >= (number, tier) and s.due_at <= now]
-    return due[-1] if due else None
+    coming = [s for s in plan_steps(rules, started_at) if (s.number, s.tier) >= (number, tier)]
+    due = [s for s in coming if s.due_at <= now]
+    return next((s for s in due if s.due_at == due[-1].due_at), coming[0])
+
+
+def ends_unheard_at(rules: Rules, started_at: datetime, last_taken_at: datetime) -> datetime:
+    """Return when an escalation whose last tier was taken is over: people get the length of a pass to answer.
+
+    Where that time had passed when the tier was taken, after an outage, they get a minute.
+    """
+    planned_at = started_at + (rules.repeat + 1) * pass_length(rules)
+    return max(planned_at, last_taken_at + timedelta(minutes=1))
 
 
 def parse_recipient(text: str) -> Recipient | None:

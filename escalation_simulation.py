@@ -7,11 +7,12 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from accounts import Accounts
+from escalation_directory import InstantDirectory
 from escalation_policies import EscalationPolicies
-from escalation_recipients import Contact, Directory, ResolvedTier, resolve_tier
+from escalation_recipients import Directory, ResolvedTier, resolve_tier
 from escalation_rules import Rules, Step, plan_steps
 from foundation.clock import Clock
-from foundation.errors import NotFound
+from foundation.database import Database
 from on_call_manager import OnCallManager
 
 
@@ -46,7 +47,7 @@ def plan_pages(
         at = step.due_at if brought_forward is None else min(brought_forward, step.due_at)
         if until is not None and at >= until:
             return
-        resolved = resolve_tier(rules.tiers[step.tier], directory_at(at))
+        resolved = resolve_tier(rules.tier_of(step), directory_at(at))
         brought_forward = None if resolved.targets else at
         yield PlannedPage(step, at, resolved)
 
@@ -54,7 +55,15 @@ def plan_pages(
 class EscalationSimulator:
     """Plays a policy through without sending anything."""
 
-    def __init__(self, policies: EscalationPolicies, on_call: OnCallManager, accounts: Accounts, clock: Clock) -> None:
+    def __init__(
+        self,
+        database: Database,
+        policies: EscalationPolicies,
+        on_call: OnCallManager,
+        accounts: Accounts,
+        clock: Clock,
+    ) -> None:
+        self._database = database
         self._policies = policies
         self._on_call = on_call
         self._accounts = accounts
@@ -68,36 +77,13 @@ class EscalationSimulator:
         started_at = at or self._clock.now()
         until = None if acknowledge_after_minutes is None else started_at + timedelta(minutes=acknowledge_after_minutes)
         matches = severity in rules.severity_match
-        pages = tuple(plan_pages(rules, started_at, until, self._directory_at)) if matches else ()
+        pages = self._plan(rules, started_at, until) if matches else ()
         return Simulation(matches, started_at, until, pages)
 
-    def _directory_at(self, at: datetime) -> Directory:
-        return InstantDirectory(self._accounts, self._on_call, at)
+    def _plan(self, rules: Rules, started_at: datetime, until: datetime | None) -> tuple[PlannedPage, ...]:
+        with self._database.autocommit() as connection:
 
+            def directory_at(at: datetime) -> Directory:
+                return InstantDirectory(connection, self._accounts, self._on_call, at)
 
-class InstantDirectory:
-    """Users and schedules as they stand, at one instant of the rotation."""
-
-    def __init__(self, accounts: Accounts, on_call: OnCallManager, at: datetime) -> None:
-        self._accounts = accounts
-        self._on_call = on_call
-        self._at = at
-
-    def find_user(self, user_id: int) -> Contact | None:
-        """Return the contact of an account."""
-        user = self._accounts.find_user(user_id)
-        return None if user is None else Contact(user.name, user.email, user.phone, user.user_id)
-
-    def find_on_call(self, schedule_id: int) -> Contact | None:
-        """Return who is on call; what the schedule's entry leaves open comes from the account."""
-        try:
-            current = self._on_call.get_current_on_call(schedule_id, self._at)
-        except NotFound:
-            return None
-        if current is None:
-            return None
-        entry = current.shift.user
-        account = self.find_user(entry.user_id) or Contact(None, None, None)
-        return Contact(
-            entry.name or account.name, entry.email or account.email, entry.phone or account.phone, entry.user_id
-        )
+            return tuple(plan_pages(rules, started_at, until, directory_at))

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from foundation.database import Database
 from foundation.queries import load_queries
+from notifications.sms_ledger import SmsLedger
 
 FOLD_BATCH = 50_000
 
@@ -23,6 +24,7 @@ class ForgetResult:
 
     idempotency_keys: int
     login_failures: int
+    sms: int
 
 
 class TallyFolding:
@@ -43,11 +45,12 @@ class TallyFolding:
 
 
 class Housekeeping:
-    """Forgets idempotency keys after 24 hours and login failures after a day."""
+    """Forgets idempotency keys after 24 hours, login failures and counted SMS after a day."""
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, sms_ledger: SmsLedger) -> None:
         self.tallies = TallyFolding(database)
         self._database = database
+        self._sms_ledger = sms_ledger
         self._queries = load_queries("housekeeping")
 
     def run_once(self) -> ForgetResult:
@@ -55,4 +58,4 @@ class Housekeeping:
         with self._database.autocommit() as connection:
             keys = self._queries.forget_idempotency_keys(connection)
             failures = self._queries.forget_login_failures(connection)
-        return ForgetResult(int(keys), int(failures))
+        return ForgetResult(int(keys), int(failures), self._sms_ledger.forget_old())

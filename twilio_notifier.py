@@ -107,7 +107,7 @@ class TwilioNotifier:
         text = build_sms(page.severity, page.device, page.message, page.alert_id, link)
         return self._deliver(page.address, text, page.notification_id)
 
-    def find_sent(self, to_number: str, notification_id: int) -> Sent | None:
+    def find_sent(self, address: str, notification_id: int) -> Sent | None:
         """Return the message that carried a notification to a number, None where Twilio has taken in none.
 
         Twilio does not give back the status-callback address, so the notification's id also ends the text's link.
@@ -116,7 +116,7 @@ class TwilioNotifier:
             Unavailable: Twilio cannot be asked now.
         """
         mark = re.compile(re.escape(_mark(notification_id)) + r"(?!\d)")
-        messages = self._ask(lambda: self.client.messages.list(to=to_number, limit=SEARCHED_MESSAGES))
+        messages = self._ask(lambda: self.client.messages.list(to=address, limit=SEARCHED_MESSAGES))
         found = (_read_message(message) for message in messages if mark.search(message.body or ""))
         return next(found, None)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import socket
+import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -15,6 +16,9 @@ from foundation.errors import Unavailable
 from foundation.processes import StopSignal
 from foundation.queries import load_queries
 from foundation.settings import Settings
+from ml.training_jobs import BackgroundTraining
+from notifications.channel import OffChannel
+from notifications.sms_prices import PricedChannel, SmsPrices
 from wiring import Services, build_services
 
 logger = logging.getLogger(__name__)
@@ -23,6 +27,12 @@ SWEEP_SECONDS = 1.0
 FOLD_SECONDS = 1.0
 BEAT_SECONDS = 2.0
 HOUSEKEEPING_SECONDS = 60.0
+# A page is to be on its way within a second of its alert. Asking costs two statements of some 100 us.
+PAGING_SECONDS = 0.05
+PRICE_SECONDS = 60.0
+TRAINING_SECONDS = 1.0
+# Within what `run` waits for its children.
+STOP_SECONDS = 3.0
 # Short, because SLA breaches are to be flagged within seconds of the database's return.
 LONGEST_RETRY_SECONDS = 5.0
 
@@ -75,6 +85,11 @@ class JobLoop:
         while not stop.wait(self.run_due()):
             pass
 
+    def run_forever(self) -> None:
+        """Run due jobs until the process ends."""
+        while True:
+            time.sleep(self.run_due())
+
     def _run(self, job: Job) -> None:
         try:
             result = job.work.run_once()
@@ -108,13 +123,37 @@ class Heartbeat:
             return int(self._queries.forget_old_beats(connection))
 
 
-def plan_jobs(services: Services, worker: str) -> list[Job]:
-    """Return the jobs of a worker by its name."""
+def plan_paging(services: Services, worker: str) -> list[Job]:
+    """Return the jobs that nothing slow may hold up; the beat is among them, for it says that pages go out."""
     return [
         Job("heartbeat", Heartbeat(services.database, worker), BEAT_SECONDS),
+        Job("escalation", services.escalations, PAGING_SECONDS),
+        Job("outbox", services.outbox, PAGING_SECONDS),
+    ]
+
+
+def plan_chores(services: Services) -> list[Job]:
+    """Return the other jobs."""
+    return [
         Job("SLA sweep", services.sla, SWEEP_SECONDS),
         Job("tally folding", services.housekeeping.tallies, FOLD_SECONDS),
         Job("housekeeping", services.housekeeping, HOUSEKEEPING_SECONDS),
+    ]
+
+
+def plan_questions(services: Services) -> list[Job]:
+    """Return the jobs that wait for a provider's answers."""
+    sms = services.channels["sms"]
+    if not isinstance(sms, PricedChannel):
+        return []
+    return [Job("SMS prices", SmsPrices(services.database, sms), PRICE_SECONDS)]
+
+
+def plan_model_care(services: Services, worker: str) -> list[Job]:
+    """Return the jobs that may take minutes: trainings, and keeping models before their readings are dropped."""
+    return [
+        Job("training", BackgroundTraining(services.model_parts.jobs, worker), TRAINING_SECONDS),
+        Job("telemetry upkeep", services.telemetry_upkeep, HOUSEKEEPING_SECONDS),
     ]
 
 
@@ -123,7 +162,19 @@ def run_worker(settings: Settings) -> None:
     worker = f"{socket.gethostname()}:{os.getpid()}"
     with StopSignal() as stop:
         services = build_services(settings)
+        for channel in services.channels.values():
+            if isinstance(channel, OffChannel):
+                logger.info("%s", channel.reason)
         try:
-            JobLoop(plan_jobs(services, worker)).run_until_stopped(stop)
+            for jobs in (plan_chores(services), plan_questions(services), plan_model_care(services, worker)):
+                if jobs:
+                    _run_beside(JobLoop(jobs))
+            JobLoop(plan_paging(services, worker)).run_until_stopped(stop)
+            services.outbox.stop(STOP_SECONDS)
         finally:
             services.database.close()
+
+
+def _run_beside(loop: JobLoop) -> None:
+    """Run jobs on a thread that ends with the process."""
+    threading.Thread(target=loop.run_forever, daemon=True).start()

@@ -33,7 +33,7 @@ COMMANDS = {
     "migrate": Command("commands.migrate", "bring the database up to date"),
     "token": Command("commands.token", "print a token for the API"),
     "create-user": Command("commands.create_user", "add a user"),
-    "demo": Command("commands.demo", "play readings of machines through the running service"),
+    "demo": Command("commands.demo", "play readings of machines, and show the pages that they cause"),
     "openapi": Command("commands.openapi", "print the API's specification"),
 }
 

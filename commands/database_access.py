@@ -85,6 +85,7 @@ def child_environment(settings: Settings) -> dict[str, str]:
         **os.environ,
         "DATABASE_URL": settings.database_url,
         "JWT_SECRET": settings.jwt_secret,
+        "WEBHOOK_SECRET": settings.webhook_secret,
         "DATA_DIR": str(settings.data_dir.expanduser().resolve()),
         "PYTHONPATH": str(SOURCE_FOLDER),
     }

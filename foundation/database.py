@@ -37,7 +37,8 @@ Result = TypeVar("Result")
 TRANSACTION_ATTEMPTS = 4
 RETRY_PAUSE_SECONDS = 0.02
 CONNECT_TIMEOUT_SECONDS = 5
-LONG_NUMBER = re.compile(r"[0-9]{20}")
+LONG_NUMBER = re.compile(r"[0-9]{19}")
+INT64 = range(-(2**63), 2**63)
 
 
 class Connection(psycopg2.extensions.connection):
@@ -59,6 +60,7 @@ class Database:
         pool_size: int = 8,
         wait_seconds: float = 2.0,
         window_seconds: int = 300,
+        renotify_minutes: int = 60,
         statement_timeout_seconds: int = 30,
         application_name: str = "advanced-alerting",
     ) -> None:
@@ -71,7 +73,7 @@ class Database:
         self.on_use_changed: Callable[[int], None] | None = None
         options = (
             f"-c statement_timeout={statement_timeout_seconds}s -c app.window_seconds={window_seconds}"
-            " -c timezone=UTC -c jit=off"
+            f" -c app.renotify_minutes={renotify_minutes} -c timezone=UTC -c jit=off"
         )
         self._connect_arguments: dict[str, Any] = {
             "options": options,
@@ -186,11 +188,17 @@ class Database:
 
 
 def load_json(text: str) -> Any:
-    """Return what jsonb holds; its numbers know no floats, so a large one comes back as the float it was."""
+    """Return what jsonb holds; its numbers know no floats, so one beyond 64 bits comes back as the float it was."""
     if LONG_NUMBER.search(text):
-        return json.loads(text, parse_int=lambda digits: int(digits) if len(digits) < 20 else float(digits))
+        return json.loads(text, parse_int=_load_whole_number)
     # A decoder with a rule of its own is made anew for every value: a page of alerts spent half its time there.
     return from_json(text)
+
+
+def _load_whole_number(digits: str) -> int | float:
+    # int() refuses thousands of digits; 20 with a sign are the most that 64 bits hold.
+    number = int(digits) if len(digits) <= 20 else None
+    return number if number is not None and number in INT64 else float(digits)
 
 
 psycopg2.extras.register_default_jsonb(globally=True, loads=load_json)

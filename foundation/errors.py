@@ -10,6 +10,7 @@
     │   └── IdempotencyMismatch  idempotency_key_reused   another body under a used key
     ├── NotAuthenticated         not_authenticated        no token, or one that does not hold
     ├── PermissionDenied         permission_denied        names the permission that is missing
+    ├── NotSigned                not_signed               a callback without a good signature
     ├── TooManyRequests          too_many_requests        carries retry_after_seconds
     └── Unavailable              unavailable              a neighbour (database, identity provider) is away or busy
     SettingsError                                         a wrong setting: one line, ends the start
@@ -103,6 +104,12 @@ class PermissionDenied(DomainError):
     def __init__(self, permission: str) -> None:
         super().__init__(f"this needs the permission {permission}")
         self.permission = permission
+
+
+class NotSigned(DomainError):
+    """A callback does not come from who alone may send it."""
+
+    code = "not_signed"
 
 
 class TooManyRequests(DomainError):

@@ -25,12 +25,14 @@ def start_child(
     signal_on_parent_death: int = signal.SIGKILL,
     account: tuple[int, int] = SAME_ACCOUNT,
     output: IO[bytes] | None = None,
+    folder: Path | None = None,
 ) -> subprocess.Popen[bytes]:
     """Start a program, by its full path, that ends with this process (on Linux).
 
     It gets a session of its own, so that Ctrl-C in the terminal reaches the parent alone, which then stops its
     children in order. ``account`` is the (user, group) to run under, for a parent that is root; ``output``
-    takes what the child prints (otherwise the parent's streams do).
+    takes what the child prints (otherwise the parent's streams do); ``folder`` is where it works (otherwise where the
+    parent does).
     """
     launcher = [sys.executable, "-I", "-S", LAUNCHER, os.getpid(), int(signal_on_parent_death), *account]
     return subprocess.Popen(  # noqa: S603  # our own commands, never a shell
@@ -39,6 +41,7 @@ def start_child(
         stdin=subprocess.DEVNULL,
         stdout=output,
         stderr=output,
+        cwd=folder,
         start_new_session=True,
     )
 

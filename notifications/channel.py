@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from decimal import Decimal
 from email.utils import parsedate_to_datetime
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 SEND_TIMEOUT_SECONDS = 10.0
 SHORT_ID_LENGTH = 8
@@ -100,6 +100,18 @@ class Channel(Protocol):
 
     def send(self, page: Page) -> Outcome:
         """Send a page, within a bounded time; what goes wrong outside is an outcome, never an exception."""
+
+
+@runtime_checkable
+class TraceableChannel(Channel, Protocol):
+    """A channel whose provider can be asked what it took in."""
+
+    def find_sent(self, address: str, notification_id: int) -> Sent | None:
+        """Return the message that carried a notification, None where the provider has taken in none.
+
+        Raises:
+            Unavailable: the provider cannot be asked now.
+        """
 
 
 class OffChannel:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from decimal import Decimal, InvalidOperation
 from urllib.parse import parse_qs, urlsplit
 
 STATUS_PATH = "/api/v1/notifications/twilio/status"
@@ -32,12 +33,18 @@ FAILED = frozenset({"undelivered", "failed", "canceled"})
 
 @dataclass(frozen=True)
 class StatusReport:
-    """What a callback says; ``notification_id`` is None where its address names none that can be one."""
+    """What a callback says; ``notification_id`` is None where its address names none that can be one.
+
+    ``segments``, and ``price`` in ``price_unit``, are None where it says nothing of them.
+    """
 
     provider_id: str
     status: str
     error_code: int | None
     notification_id: int | None
+    segments: int | None = None
+    price: Decimal | None = None
+    price_unit: str | None = None
 
 
 def build_callback_url(base_url: str, notification_id: int | None) -> str:
@@ -56,7 +63,15 @@ def parse_report(raw_path: str, form: Mapping[str, str]) -> StatusReport | None:
     if not provider_id or status not in RANKS:
         return None
     values = parse_qs(urlsplit(raw_path).query).get(NOTIFICATION_PARAMETER, [""])
-    return StatusReport(provider_id, status, _read_number(form.get("ErrorCode", "")), _read_number(values[0]))
+    return StatusReport(
+        provider_id,
+        status,
+        error_code=_read_number(form.get("ErrorCode", "")),
+        notification_id=_read_number(values[0]),
+        segments=_read_number(form.get("NumSegments", "")),
+        price=_read_price(form.get("Price", "")),
+        price_unit=form.get("PriceUnit") or None,
+    )
 
 
 def advance_status(current: str | None, reported: str) -> str | None:
@@ -94,3 +109,11 @@ def is_signed_by_twilio(
 def _read_number(text: str) -> int | None:
     is_number = text.isascii() and text.isdigit() and len(text) <= 18
     return int(text) if is_number else None
+
+
+def _read_price(text: str) -> Decimal | None:
+    try:
+        price = Decimal(text)
+    except InvalidOperation:
+        return None
+    return price if price.is_finite() else None

@@ -1,10 +1,3 @@
--- name: find_policy^
--- The policy for a severity: the highest priority, then the older.
-SELECT id AS policy_id, * FROM escalation_policies
-WHERE enabled AND rules -> 'severity_match' ? :severity
-ORDER BY priority DESC, id
-LIMIT 1;
-
 -- name: get_policy^
 -- One policy.
 SELECT id AS policy_id, * FROM escalation_policies WHERE id = :policy_id;

@@ -40,31 +40,110 @@ CREATE TYPE public.alert_state AS ENUM (
     'investigating',
     'resolved'
 );
+CREATE TYPE public.escalation_status AS ENUM (
+    'pending',
+    'in_progress',
+    'completed',
+    'cancelled'
+);
+CREATE TYPE public.notification_status AS ENUM (
+    'pending',
+    'sending',
+    'sent',
+    'delivered',
+    'failed',
+    'rate_limited',
+    'cancelled'
+);
 CREATE DOMAIN public.occurrence_total AS bigint
 	CONSTRAINT occurrence_total_not_negative CHECK ((VALUE >= 0));
 CREATE FUNCTION public.allowed_alert_states(p_from public.alert_state, p_actor_kind public.alert_actor_kind) RETURNS public.alert_state[]
     LANGUAGE sql IMMUTABLE PARALLEL SAFE
     RETURN (CASE p_from WHEN 'new'::public.alert_state THEN CASE p_actor_kind WHEN 'system'::public.alert_actor_kind THEN '{acknowledged,resolved}'::text ELSE '{acknowledged}'::text END WHEN 'acknowledged'::public.alert_state THEN CASE p_actor_kind WHEN 'system'::public.alert_actor_kind THEN '{investigating,resolved}'::text ELSE '{investigating}'::text END WHEN 'investigating'::public.alert_state THEN '{resolved}'::text ELSE '{}'::text END)::public.alert_state[];
+CREATE FUNCTION public.app_clock() RETURNS timestamp with time zone
+    LANGUAGE sql
+    RETURN COALESCE((NULLIF(current_setting('app.now'::text, true), ''::text))::timestamp with time zone, clock_timestamp());
 CREATE FUNCTION public.app_now() RETURNS timestamp with time zone
     LANGUAGE sql STABLE PARALLEL SAFE
     RETURN COALESCE((NULLIF(current_setting('app.now'::text, true), ''::text))::timestamp with time zone, now());
+CREATE FUNCTION public.append_reading(p_device_id uuid, p_metric text, p_read_at timestamp with time zone, p_value double precision, p_activation bigint, p_number bigint, p_since timestamp with time zone, p_most_missed bigint, OUT number bigint, OUT stored_at timestamp with time zone, OUT at_seconds double precision, OUT missed_seconds double precision[], OUT missed_values double precision[]) RETURNS record
+    LANGUAGE plpgsql
+    AS $$
+DECLARE
+    v_series_id bigint;
+    v_read_at   timestamptz;
+BEGIN
+    UPDATE ml_series AS s SET last_number = s.last_number + 1
+    WHERE s.device_id = p_device_id AND s.metric = p_metric AND s.activation = p_activation
+        AND s.last_number - p_number BETWEEN 0 AND p_most_missed
+    RETURNING s.id, s.last_number INTO v_series_id, number;
+    IF NOT FOUND THEN
+        RETURN;
+    END IF;
+    stored_at := app_now();
+    v_read_at := COALESCE(p_read_at, app_clock());
+    at_seconds := extract(epoch FROM v_read_at);
+    INSERT INTO telemetry (series_id, number, read_at, stored_at, value)
+    VALUES (v_series_id, number, v_read_at, stored_at, p_value);
+    IF number > p_number + 1 THEN
+        SELECT l.seconds, l.readings INTO missed_seconds, missed_values
+        FROM list_readings(v_series_id, p_number, number - 1, p_since) AS l;
+    END IF;
+END $$;
+CREATE FUNCTION public.append_readings(p_device_ids uuid[], p_metrics text[], p_activations bigint[], p_numbers bigint[], p_sinces timestamp with time zone[], p_most_missed bigint, p_places integer[], p_read_ats timestamp with time zone[], p_values double precision[]) RETURNS TABLE(place integer, number_before bigint, stored_at timestamp with time zone, now_seconds double precision, missed_seconds double precision[], missed_values double precision[])
+    LANGUAGE plpgsql
+    AS $$
+#variable_conflict use_column
+DECLARE
+    v_now       timestamptz;
+    v_stored_at timestamptz := app_now();
+BEGIN
+    PERFORM 1 FROM ml_series AS s
+    JOIN unnest(p_device_ids, p_metrics) AS w (device_id, metric) ON s.device_id = w.device_id AND s.metric = w.metric
+    ORDER BY s.id FOR NO KEY UPDATE OF s;
+    v_now := app_clock();
+    RETURN QUERY
+    WITH given AS (
+        SELECT r.place, r.read_at, r.value, row_number() OVER (PARTITION BY r.place ORDER BY r.position) AS rank
+        FROM unnest(p_places, p_read_ats, p_values) WITH ORDINALITY AS r (place, read_at, value, position)
+    ), wanted AS (
+        SELECT w.*, c.arrived
+        FROM unnest(p_device_ids, p_metrics, p_activations, p_numbers, p_sinces) WITH ORDINALITY
+             AS w (device_id, metric, activation, number, since, place)
+        JOIN (SELECT g.place, count(*) AS arrived FROM given AS g GROUP BY g.place) AS c USING (place)
+    ), moved AS (
+        UPDATE ml_series AS s SET last_number = s.last_number + w.arrived
+        FROM wanted AS w
+        WHERE s.device_id = w.device_id AND s.metric = w.metric AND s.activation = w.activation
+            AND s.last_number - w.number BETWEEN 0 AND p_most_missed
+        RETURNING w.place, s.id, s.last_number - w.arrived AS before, w.number AS seen, w.since
+    ), appended AS (
+        INSERT INTO telemetry (series_id, number, read_at, stored_at, value)
+        SELECT m.id, m.before + g.rank, COALESCE(g.read_at, v_now), v_stored_at, g.value
+        FROM moved AS m JOIN given AS g USING (place)
+    )
+    SELECT m.place::integer, m.before, v_stored_at, extract(epoch FROM v_now)::double precision, l.seconds, l.readings
+    FROM moved AS m
+    LEFT JOIN LATERAL list_readings(m.id, m.seen, m.before, m.since) AS l ON m.before > m.seen;
+END $$;
 CREATE FUNCTION public.apply_alert_state() RETURNS trigger
     LANGUAGE plpgsql
     AS $$
 DECLARE
-    v_alert   record;
+    v_alert   alerts;
+    v_group   record;
     v_moved   bigint[];
     v_late    record;
 BEGIN
     IF pg_trigger_depth() > 1 THEN
         RETURN NEW;
     END IF;
-    SELECT COALESCE(a.duplicate_of, a.id) AS id, a.group_id INTO v_alert FROM alerts AS a WHERE a.id = NEW.alert_id;
+    SELECT COALESCE(a.duplicate_of, a.id) AS id, a.group_id INTO v_group FROM alerts AS a WHERE a.id = NEW.alert_id;
     IF NOT FOUND THEN
         RAISE EXCEPTION 'alert % does not exist', NEW.alert_id USING ERRCODE = 'AA003';
     END IF;
-    PERFORM 1 FROM alert_groups AS g WHERE g.id = v_alert.group_id FOR NO KEY UPDATE;
-    SELECT a.id, a.group_id, a.state, a.severity INTO v_alert FROM alerts AS a WHERE a.id = v_alert.id FOR NO KEY UPDATE;
+    PERFORM 1 FROM alert_groups AS g WHERE g.id = v_group.group_id FOR NO KEY UPDATE;
+    SELECT a.* INTO v_alert FROM alerts AS a WHERE a.id = v_group.id FOR NO KEY UPDATE;
     IF NOT NEW.state = ANY (allowed_alert_states(v_alert.state, NEW.actor_kind)) THEN
         RAISE EXCEPTION 'an alert in state % cannot become %', v_alert.state, NEW.state USING
             ERRCODE = 'AA001',
@@ -103,13 +182,43 @@ BEGIN
         INSERT INTO tally_entries (severity, tta_breaches, ttr_breaches)
         VALUES (v_alert.severity, v_late.tta_breaches, v_late.ttr_breaches);
     END IF;
+    UPDATE alert_groups AS g
+    SET open_alerts = g.open_alerts - CASE NEW.state WHEN 'resolved' THEN cardinality(v_moved) ELSE 0 END,
+        handled_alerts = g.handled_alerts + (NEW.state <> 'resolved')::integer - (v_alert.state <> 'new')::integer
+    WHERE g.id = v_alert.group_id
+    RETURNING g.handled_alerts INTO v_group;
+    PERFORM cancel_escalation(v_alert.device_id, v_alert.metric, v_alert.key_class, NEW.changed_by);
     IF NEW.state = 'resolved' THEN
-        UPDATE alert_groups AS g SET open_alerts = g.open_alerts - cardinality(v_moved) WHERE g.id = v_alert.group_id;
         UPDATE alert_groups AS g SET status = 'closed'
         WHERE g.id = v_alert.group_id AND g.open_alerts = 0 AND g.status = 'active';
+        IF v_group.handled_alerts = 0 THEN
+            PERFORM page_for_left_behind(v_alert.group_id, v_alert.device_id, v_alert.metric, v_alert.key_class);
+        END IF;
     END IF;
     RETURN NEW;
 END $$;
+CREATE FUNCTION public.are_escalation_rules(p_rules jsonb) RETURNS boolean
+    LANGUAGE sql IMMUTABLE
+    AS $_$
+    SELECT CASE WHEN jsonb_typeof(p_rules -> 'tiers') = 'array' THEN
+        jsonb_typeof(p_rules -> 'severity_match') = 'array'
+        AND (p_rules -> 'repeat' IS NULL OR (p_rules -> 'repeat')::text ~ '^[0-9]{1,3}$')
+        AND (SELECT COALESCE(bool_and(COALESCE(
+                 (t -> 'delay_minutes')::text ~ '^[0-9]{1,5}$'
+                 AND jsonb_typeof(t -> 'channels') = 'array' AND jsonb_typeof(t -> 'recipients') = 'array', false)), false)
+             FROM jsonb_array_elements(p_rules -> 'tiers') AS t)
+    ELSE false END;
+$_$;
+CREATE FUNCTION public.awaits_page(p_group_id bigint, p_is_duplicate boolean) RETURNS boolean
+    LANGUAGE sql STABLE
+    AS $$
+    SELECT g.handled_alerts = 0 AND (e.id IS NULL OR e.ended_at IS NOT NULL)
+        AND (NOT p_is_duplicate OR COALESCE(
+            e.status = 'completed' AND e.ended_at <= app_now() - make_interval(
+                mins => COALESCE(NULLIF(current_setting('app.renotify_minutes', true), ''), '60')::integer), false))
+    FROM alert_groups AS g LEFT JOIN escalations AS e ON e.id = g.escalation_id
+    WHERE g.id = p_group_id;
+$$;
 CREATE FUNCTION public.minutes_between(p_from timestamp with time zone, p_to timestamp with time zone) RETURNS double precision
     LANGUAGE sql IMMUTABLE PARALLEL SAFE
     RETURN ((EXTRACT(epoch FROM (p_to - p_from)) / (60)::numeric))::double precision;
@@ -141,6 +250,20 @@ CREATE FUNCTION public.calculate_tta(p_alert_id bigint) RETURNS double precision
 CREATE FUNCTION public.calculate_ttr(p_alert_id bigint) RETURNS double precision
     LANGUAGE sql STABLE
     RETURN (SELECT COALESCE(s.actual_ttr, public.minutes_between(s.started_at, public.app_now())) AS "coalesce" FROM public.alert_slas s WHERE (s.alert_id = calculate_ttr.p_alert_id));
+CREATE FUNCTION public.cancel_escalation(p_device_id uuid, p_metric text, p_key_class text, p_by text) RETURNS void
+    LANGUAGE plpgsql
+    AS $$
+DECLARE
+    v_id bigint;
+BEGIN
+    UPDATE escalations SET status = 'cancelled', ended_at = app_now(), due_at = NULL, ended_by = p_by
+    WHERE device_id = p_device_id AND metric = p_metric AND key_class = p_key_class AND ended_at IS NULL
+    RETURNING id INTO v_id;
+    IF FOUND THEN
+        UPDATE notifications SET status = 'cancelled', due_at = NULL
+        WHERE escalation_id = v_id AND status = 'pending';
+    END IF;
+END $$;
 CREATE FUNCTION public.close_alert_group(p_group_id bigint) RETURNS boolean
     LANGUAGE plpgsql
     AS $$
@@ -171,6 +294,107 @@ CREATE FUNCTION public.count_raised_alerts(p_ids bigint[]) RETURNS void
     SELECT severity, state, count(*), 0 FROM raised GROUP BY severity, state
     UNION ALL
     SELECT NULL, NULL, 0, max(occurrence_count) FROM counted;
+$$;
+CREATE FUNCTION public.drop_telemetry_partitions(p_before date) RETURNS integer
+    LANGUAGE plpgsql
+    SET lock_timeout TO '1s'
+    AS $$
+DECLARE
+    v_name    text;
+    v_dropped integer := 0;
+BEGIN
+    PERFORM pg_advisory_xact_lock(hashtext('telemetry partitions'));
+    FOR v_name IN
+        SELECT c.relname FROM pg_inherits AS i JOIN pg_class AS c ON c.oid = i.inhrelid
+        WHERE i.inhparent = 'telemetry'::regclass AND c.relname < 'telemetry_' || to_char(p_before, 'YYYY_MM_DD')
+        ORDER BY c.relname
+    LOOP
+        EXECUTE format('DROP TABLE %I', v_name);
+        v_dropped := v_dropped + 1;
+    END LOOP;
+    RETURN v_dropped;
+END $$;
+CREATE FUNCTION public.ensure_telemetry_partitions(p_first date, p_days integer) RETURNS integer
+    LANGUAGE plpgsql
+    SET lock_timeout TO '1s'
+    AS $$
+DECLARE
+    v_day  date;
+    v_name text;
+    v_made integer := 0;
+BEGIN
+    PERFORM pg_advisory_xact_lock(hashtext('telemetry partitions'));
+    FOR v_day IN SELECT p_first + n FROM generate_series(0, p_days - 1) AS n LOOP
+        v_name := 'telemetry_' || to_char(v_day, 'YYYY_MM_DD');
+        IF to_regclass(v_name) IS NULL THEN
+            EXECUTE format('CREATE TABLE %I (LIKE telemetry INCLUDING DEFAULTS)', v_name);
+            EXECUTE format('ALTER TABLE telemetry ATTACH PARTITION %I FOR VALUES FROM (%L) TO (%L)',
+                           v_name, v_day::timestamp AT TIME ZONE 'UTC', (v_day + 1)::timestamp AT TIME ZONE 'UTC');
+            v_made := v_made + 1;
+        END IF;
+    END LOOP;
+    RETURN v_made;
+END $$;
+CREATE FUNCTION public.fail_notification(p_id bigint, p_attempt integer, p_status public.notification_status, p_error text, p_is_setting_fault boolean DEFAULT false) RETURNS boolean
+    LANGUAGE plpgsql
+    AS $$
+DECLARE
+    n notifications;
+BEGIN
+    SELECT * INTO n FROM notifications WHERE id = p_id;
+    PERFORM 1 FROM escalations WHERE id = n.escalation_id FOR NO KEY UPDATE;
+    UPDATE notifications
+    SET status = p_status, error = p_error, due_at = NULL, is_setting_fault = p_is_setting_fault
+    WHERE id = p_id AND attempts = p_attempt AND status = 'sending';
+    IF FOUND THEN
+        PERFORM hasten_escalation(n.escalation_id, n.pass, n.tier);
+        RETURN true;
+    END IF;
+    RETURN false;
+END $$;
+CREATE TABLE public.alerts (
+    id bigint NOT NULL,
+    device_id uuid NOT NULL,
+    group_id bigint NOT NULL,
+    duplicate_of bigint,
+    assigned_to_user_id bigint,
+    occurred_at timestamp with time zone DEFAULT public.app_now() NOT NULL,
+    created_at timestamp with time zone DEFAULT public.app_now() NOT NULL,
+    severity public.alert_severity NOT NULL,
+    state public.alert_state DEFAULT 'new'::public.alert_state NOT NULL,
+    resolution public.alert_resolution,
+    escalate boolean DEFAULT true NOT NULL,
+    message public.alert_message NOT NULL,
+    metric text DEFAULT ''::text NOT NULL,
+    key_class text NOT NULL,
+    source text DEFAULT ''::text NOT NULL,
+    reported_by text DEFAULT 'system'::text NOT NULL,
+    metadata public.alert_metadata DEFAULT '{}'::jsonb NOT NULL
+);
+COMMENT ON COLUMN public.alerts.assigned_to_user_id IS 'kept for the record when the user is deleted, hence no foreign key';
+COMMENT ON COLUMN public.alerts.state IS 'the current state, kept by the triggers of alert_states';
+CREATE FUNCTION public.find_device_name(p_alert public.alerts) RETURNS text
+    LANGUAGE sql STABLE
+    RETURN COALESCE((((p_alert).metadata)::jsonb ->> 'device_name'::text), (SELECT ((recent.metadata)::jsonb ->> 'device_name'::text) FROM (SELECT a.metadata, a.created_at, a.id FROM public.alerts a WHERE (a.device_id = (find_device_name.p_alert).device_id) ORDER BY a.created_at DESC, a.id DESC LIMIT 50) recent WHERE (((recent.metadata)::jsonb ->> 'device_name'::text) IS NOT NULL) ORDER BY recent.created_at DESC, recent.id DESC LIMIT 1));
+CREATE TABLE public.escalation_policies (
+    id bigint NOT NULL,
+    name text NOT NULL,
+    description text DEFAULT ''::text NOT NULL,
+    enabled boolean DEFAULT true NOT NULL,
+    priority integer DEFAULT 0 NOT NULL,
+    rules jsonb NOT NULL,
+    created_at timestamp with time zone DEFAULT public.app_now() NOT NULL,
+    updated_at timestamp with time zone DEFAULT public.app_now() NOT NULL,
+    CONSTRAINT escalation_policies_rules_shape CHECK (public.are_escalation_rules(rules))
+);
+COMMENT ON COLUMN public.escalation_policies.rules IS 'severity_match, repeat and tiers, as the API takes them';
+CREATE FUNCTION public.find_escalation_policy(p_severity public.alert_severity) RETURNS SETOF public.escalation_policies
+    LANGUAGE sql STABLE
+    AS $$
+    SELECT * FROM escalation_policies
+    WHERE enabled AND rules -> 'severity_match' ? p_severity::text
+    ORDER BY priority DESC, id
+    LIMIT 1;
 $$;
 CREATE FUNCTION public.find_or_create_alert_group(p_device_id uuid, p_metric text, p_key_class text, p_severity public.alert_severity, p_occurred_at timestamp with time zone DEFAULT NULL::timestamp with time zone, p_window_seconds integer DEFAULT 300) RETURNS bigint
     LANGUAGE plpgsql
@@ -266,35 +490,29 @@ CREATE TABLE public.alert_groups (
     severity public.alert_severity NOT NULL,
     status public.alert_group_status DEFAULT 'active'::public.alert_group_status NOT NULL,
     metric text DEFAULT ''::text NOT NULL,
-    key_class text NOT NULL
+    key_class text NOT NULL,
+    handled_alerts public.occurrence_total DEFAULT 0 NOT NULL,
+    escalation_id bigint
 )
 WITH (fillfactor='70');
 COMMENT ON COLUMN public.alert_groups.severity IS 'the highest of its alerts';
 COMMENT ON COLUMN public.alert_groups.key_class IS 'the third part of the key: the severity of its alerts, or ml';
+COMMENT ON COLUMN public.alert_groups.handled_alerts IS 'its originals that are acknowledged or investigating';
+COMMENT ON COLUMN public.alert_groups.escalation_id IS 'the last escalation of its key that spoke for this group';
 CREATE FUNCTION public.group_key(p_group public.alert_groups) RETURNS text
     LANGUAGE sql STABLE
     RETURN ((((((p_group).device_id)::text || ':'::text) || (p_group).metric) || ':'::text) || (p_group).key_class);
-CREATE TABLE public.alerts (
-    id bigint NOT NULL,
-    device_id uuid NOT NULL,
-    group_id bigint NOT NULL,
-    duplicate_of bigint,
-    assigned_to_user_id bigint,
-    occurred_at timestamp with time zone DEFAULT public.app_now() NOT NULL,
-    created_at timestamp with time zone DEFAULT public.app_now() NOT NULL,
-    severity public.alert_severity NOT NULL,
-    state public.alert_state DEFAULT 'new'::public.alert_state NOT NULL,
-    resolution public.alert_resolution,
-    escalate boolean DEFAULT true NOT NULL,
-    message public.alert_message NOT NULL,
-    metric text DEFAULT ''::text NOT NULL,
-    key_class text NOT NULL,
-    source text DEFAULT ''::text NOT NULL,
-    reported_by text DEFAULT 'system'::text NOT NULL,
-    metadata public.alert_metadata DEFAULT '{}'::jsonb NOT NULL
-);
-COMMENT ON COLUMN public.alerts.assigned_to_user_id IS 'kept for the record when the user is deleted, hence no foreign key';
-COMMENT ON COLUMN public.alerts.state IS 'the current state, kept by the triggers of alert_states';
+CREATE FUNCTION public.hasten_escalation(p_escalation_id bigint, p_pass integer, p_tier integer) RETURNS void
+    LANGUAGE sql
+    AS $$
+    UPDATE escalations AS e SET due_at = LEAST(e.due_at, app_now())
+    WHERE e.id = p_escalation_id AND e.ended_at IS NULL AND e.next_tier IS NOT NULL
+        AND e.pass = p_pass AND e.current_tier = p_tier
+        AND NOT EXISTS (
+            SELECT FROM notifications AS n
+            WHERE n.escalation_id = e.id AND n.pass = p_pass AND n.tier = p_tier
+                AND n.status NOT IN ('failed', 'rate_limited', 'cancelled'));
+$$;
 CREATE FUNCTION public.is_alert_acknowledged(p_alert_id bigint) RETURNS boolean
     LANGUAGE sql STABLE
     RETURN (SELECT (a.state <> 'new'::public.alert_state) FROM public.alerts a WHERE (a.id = is_alert_acknowledged.p_alert_id));
@@ -334,9 +552,93 @@ BEGIN
             AND p_occurred_at > g.last_occurrence_at + make_interval(secs => p_window_seconds);
     END LOOP;
 END $$;
+CREATE FUNCTION public.list_readings(p_series_id bigint, p_after bigint, p_upto bigint, p_since timestamp with time zone, OUT seconds double precision[], OUT readings double precision[]) RETURNS record
+    LANGUAGE sql STABLE
+    AS $$
+    SELECT array_agg(extract(epoch FROM t.read_at)::double precision ORDER BY t.number), array_agg(t.value ORDER BY t.number)
+    FROM telemetry AS t
+    WHERE t.series_id = p_series_id AND t.number > p_after AND t.number <= p_upto
+        AND t.stored_at >= p_since - interval '1 hour';
+$$;
+CREATE FUNCTION public.may_page(p_alert public.alerts) RETURNS boolean
+    LANGUAGE sql IMMUTABLE
+    RETURN ((p_alert).escalate AND ((p_alert).state = 'new'::public.alert_state) AND ((p_alert).occurred_at >= ((p_alert).created_at - '01:00:00'::interval)));
+CREATE FUNCTION public.ml_model_record(p_model_id bigint, p_device_id uuid, p_metric text, OUT alerts_raised bigint, OUT alerts_resolved bigint, OUT false_positives bigint, OUT measured_precision double precision, OUT promised_precision double precision) RETURNS record
+    LANGUAGE sql STABLE
+    AS $$
+    SELECT count(*), count(*) FILTER (WHERE a.state = 'resolved'),
+           count(*) FILTER (WHERE a.resolution = 'false_positive'),
+           1.0 - count(*) FILTER (WHERE a.resolution = 'false_positive')::double precision
+               / NULLIF(count(*) FILTER (WHERE a.state = 'resolved'), 0),
+           avg((a.metadata ->> 'confidence')::double precision) FILTER (
+               WHERE a.state = 'resolved' AND jsonb_typeof(a.metadata -> 'confidence') = 'number')
+    FROM alert_groups AS g JOIN alerts AS a ON a.group_id = g.id
+    WHERE g.device_id = p_device_id AND g.metric = p_metric AND g.key_class = 'ml'
+        AND a.metadata ->> 'model_id' = p_model_id::text;
+$$;
 CREATE FUNCTION public.noise_reduction_pct(p_groups numeric, p_alerts numeric) RETURNS double precision
     LANGUAGE sql IMMUTABLE PARALLEL SAFE
     RETURN (CASE WHEN (p_alerts > (0)::numeric) THEN ((100)::numeric * ((1)::numeric - (p_groups / p_alerts))) ELSE (0)::numeric END)::double precision;
+CREATE FUNCTION public.page_for_alert(p_alert public.alerts) RETURNS void
+    LANGUAGE plpgsql
+    AS $$
+DECLARE
+    v_policy escalation_policies;
+BEGIN
+    SELECT * INTO v_policy FROM find_escalation_policy(p_alert.severity);
+    IF FOUND THEN
+        PERFORM start_escalation(p_alert, v_policy);
+    END IF;
+END $$;
+CREATE FUNCTION public.page_for_left_behind(p_group_id bigint, p_device_id uuid, p_metric text, p_key_class text) RETURNS void
+    LANGUAGE plpgsql
+    AS $$
+DECLARE
+    v_alert alerts;
+BEGIN
+    SELECT a.* INTO v_alert
+    FROM alert_groups AS g JOIN alerts AS a ON a.group_id = g.id
+    WHERE g.id = p_group_id AND g.open_alerts > 0 AND g.handled_alerts = 0 AND a.duplicate_of IS NULL AND may_page(a)
+    ORDER BY a.severity DESC, a.id
+    LIMIT 1;
+    IF NOT FOUND THEN
+        SELECT a.* INTO v_alert
+        FROM alert_groups AS g
+        JOIN escalations AS e ON e.id = g.escalation_id AND e.status = 'cancelled'
+        JOIN alerts AS a ON a.group_id = g.id
+        WHERE g.device_id = p_device_id AND g.metric = p_metric AND g.key_class = p_key_class
+            AND g.first_occurrence_at > app_now() - interval '1 day'
+            AND g.id <> p_group_id AND g.open_alerts > 0 AND g.handled_alerts = 0
+            AND a.duplicate_of IS NULL AND may_page(a)
+        ORDER BY a.severity DESC, a.id
+        LIMIT 1;
+        IF NOT FOUND THEN
+            RETURN;
+        END IF;
+    END IF;
+    PERFORM 1 FROM alert_groups AS g WHERE g.id = v_alert.group_id AND g.handled_alerts = 0 FOR NO KEY UPDATE;
+    IF FOUND THEN
+        PERFORM page_for_alert(v_alert);
+    END IF;
+END $$;
+CREATE FUNCTION public.page_for_raised_alerts(p_ids bigint[]) RETURNS void
+    LANGUAGE plpgsql
+    AS $$
+DECLARE
+    v_alert alerts;
+BEGIN
+    IF NOT EXISTS (SELECT FROM escalation_policies WHERE enabled) THEN
+        RETURN;
+    END IF;
+    FOR v_alert IN
+        SELECT DISTINCT ON (a.device_id, a.metric, a.key_class, a.group_id) a.*
+        FROM alerts AS a
+        WHERE a.id = ANY (p_ids) AND may_page(a) AND awaits_page(a.group_id, a.duplicate_of IS NOT NULL)
+        ORDER BY a.device_id, a.metric, a.key_class, a.group_id, a.id
+    LOOP
+        PERFORM page_for_alert(v_alert);
+    END LOOP;
+END $$;
 CREATE FUNCTION public.place_alert() RETURNS trigger
     LANGUAGE plpgsql
     AS $$
@@ -366,6 +668,9 @@ BEGIN
     END IF;
     INSERT INTO tally_entries (severity, state, alerts, groups_opened, largest_group)
     VALUES (NEW.severity, NEW.state, 1, v_joined.opened::integer, v_joined.occurrence_count);
+    IF may_page(NEW) AND (v_joined.opened OR awaits_page(NEW.group_id, NEW.duplicate_of IS NOT NULL)) THEN
+        PERFORM page_for_alert(NEW);
+    END IF;
     RETURN NEW;
 END $$;
 CREATE FUNCTION public.place_reports(p_reports public.alert_report[], p_window_seconds integer) RETURNS bigint[]
@@ -407,7 +712,7 @@ BEGIN
     INSERT INTO tally_entries (groups_opened) VALUES (v_opened);
     RETURN v_group_ids;
 END $$;
-CREATE FUNCTION public.raise_alert(p_device_id uuid, p_severity public.alert_severity, p_message text, p_metadata jsonb DEFAULT '{}'::jsonb, p_metric text DEFAULT ''::text, p_source text DEFAULT ''::text, p_occurred_at timestamp with time zone DEFAULT NULL::timestamp with time zone, p_escalate boolean DEFAULT true, p_reported_by text DEFAULT 'system'::text, p_key_class text DEFAULT NULL::text) RETURNS TABLE(alert_id bigint, state public.alert_state, group_id bigint, duplicate_of bigint, created_at timestamp with time zone, target_tta integer, target_ttr integer)
+CREATE FUNCTION public.raise_alert(p_device_id uuid, p_severity public.alert_severity, p_message text, p_metadata jsonb DEFAULT '{}'::jsonb, p_metric text DEFAULT ''::text, p_source text DEFAULT ''::text, p_occurred_at timestamp with time zone DEFAULT NULL::timestamp with time zone, p_escalate boolean DEFAULT true, p_reported_by text DEFAULT 'system'::text, p_key_class text DEFAULT NULL::text) RETURNS TABLE(alert_id bigint, state public.alert_state, group_id bigint, duplicate_of bigint, created_at timestamp with time zone, target_tta integer, target_ttr integer, escalation_id bigint)
     LANGUAGE plpgsql
     AS $$
 #variable_conflict use_column
@@ -418,11 +723,14 @@ BEGIN
             COALESCE(p_occurred_at, app_now()), p_escalate, p_reported_by, p_key_class)
     RETURNING a.id, a.state, a.group_id, a.duplicate_of, a.created_at
     INTO alert_id, state, group_id, duplicate_of, created_at;
-    SELECT s.target_tta, s.target_ttr INTO target_tta, target_ttr
-    FROM alert_slas AS s WHERE s.alert_id = raise_alert.alert_id;
+    SELECT s.target_tta, s.target_ttr, e.id INTO target_tta, target_ttr, escalation_id
+    FROM alert_slas AS s
+    JOIN alert_groups AS g ON g.id = raise_alert.group_id
+    LEFT JOIN escalations AS e ON e.id = g.escalation_id AND e.ended_at IS NULL
+    WHERE s.alert_id = raise_alert.alert_id;
     RETURN NEXT;
 END $$;
-CREATE FUNCTION public.raise_alerts(p_reports public.alert_report[], p_reported_by text DEFAULT 'system'::text) RETURNS TABLE(alert_id bigint, state public.alert_state, group_id bigint, duplicate_of bigint, created_at timestamp with time zone, target_tta integer, target_ttr integer)
+CREATE FUNCTION public.raise_alerts(p_reports public.alert_report[], p_reported_by text DEFAULT 'system'::text) RETURNS TABLE(alert_id bigint, state public.alert_state, group_id bigint, duplicate_of bigint, created_at timestamp with time zone, target_tta integer, target_ttr integer, escalation_id bigint)
     LANGUAGE plpgsql
     AS $$
 #variable_conflict use_column
@@ -451,10 +759,13 @@ BEGIN
     ORDER BY n.id;
     PERFORM set_config('app.alerts_are_placed', '', true);
     PERFORM count_raised_alerts(v_ids);
+    PERFORM page_for_raised_alerts(v_ids);
     RETURN QUERY
-    SELECT a.id, a.state, a.group_id, a.duplicate_of, a.created_at, s.target_tta, s.target_ttr
+    SELECT a.id, a.state, a.group_id, a.duplicate_of, a.created_at, s.target_tta, s.target_ttr, e.id
     FROM unnest(v_ids) WITH ORDINALITY AS i (id, position)
     JOIN alerts AS a ON a.id = i.id JOIN alert_slas AS s ON s.alert_id = i.id
+    JOIN alert_groups AS g ON g.id = a.group_id
+    LEFT JOIN escalations AS e ON e.id = g.escalation_id AND e.ended_at IS NULL
     ORDER BY i.position;
 END $$;
 CREATE FUNCTION public.record_group_status() RETURNS trigger
@@ -467,6 +778,16 @@ BEGIN
     END IF;
     RETURN NEW;
 END $$;
+CREATE FUNCTION public.record_ml_false_positive() RETURNS trigger
+    LANGUAGE plpgsql
+    AS $_$
+BEGIN
+    IF NEW.key_class = 'ml' AND NEW.metadata ->> 'model_id' ~ '^[1-9][0-9]{0,17}$' THEN
+        INSERT INTO ml_false_positives (alert_id, model_id) VALUES (NEW.id, (NEW.metadata ->> 'model_id')::bigint)
+        ON CONFLICT DO NOTHING;
+    END IF;
+    RETURN NULL;
+END $_$;
 CREATE FUNCTION public.record_raised_alerts() RETURNS trigger
     LANGUAGE plpgsql
     AS $$
@@ -490,6 +811,20 @@ BEGIN
         RETURN NEW;
     END IF;
     RAISE EXCEPTION '% of % is refused: %', TG_OP, TG_TABLE_NAME, TG_ARGV[0] USING ERRCODE = 'AA004';
+END $$;
+CREATE FUNCTION public.retry_notification(p_id bigint, p_attempt integer, p_due_at timestamp with time zone, p_error text, p_may_have_gone_out boolean) RETURNS void
+    LANGUAGE plpgsql
+    AS $$
+DECLARE
+    v_status escalation_status;
+BEGIN
+    SELECT e.status INTO v_status FROM escalations AS e
+    WHERE e.id = (SELECT escalation_id FROM notifications WHERE id = p_id) FOR SHARE;
+    UPDATE notifications
+    SET status = CASE v_status WHEN 'cancelled' THEN 'cancelled' ELSE 'pending' END::notification_status,
+        due_at = CASE v_status WHEN 'cancelled' THEN NULL ELSE p_due_at END,
+        error = p_error, may_have_gone_out = may_have_gone_out OR p_may_have_gone_out
+    WHERE id = p_id AND attempts = p_attempt AND status = 'sending';
 END $$;
 CREATE FUNCTION public.sla_compliance(p_start timestamp with time zone, p_end timestamp with time zone) RETURNS TABLE(severity public.alert_severity, tta_eligible bigint, tta_met bigint, tta_breached bigint, tta_open_past_due bigint, tta_compliance_pct double precision, mtta_mean double precision, mtta_p50 double precision, mtta_p90 double precision, mtta_p95 double precision, ttr_eligible bigint, ttr_met bigint, ttr_breached bigint, ttr_open_past_due bigint, ttr_compliance_pct double precision, mttr_mean double precision, mttr_p50 double precision, mttr_p90 double precision, mttr_p95 double precision)
     LANGUAGE sql STABLE
@@ -519,6 +854,39 @@ CREATE FUNCTION public.sla_compliance(p_start timestamp with time zone, p_end ti
     WHERE s.started_at >= p_start AND s.started_at < p_end AND NOT s.is_duplicate
     GROUP BY s.severity;
 $$;
+CREATE TABLE public.sms_opt_outs (
+    to_number text NOT NULL,
+    opted_out_at timestamp with time zone DEFAULT public.app_now() NOT NULL
+);
+COMMENT ON TABLE public.sms_opt_outs IS 'numbers whose owner told the provider to stop; the next SMS that it takes in clears the mark';
+CREATE FUNCTION public.sms_opted_out_at(p_number text) RETURNS timestamp with time zone
+    LANGUAGE sql STABLE
+    RETURN (SELECT o.opted_out_at FROM public.sms_opt_outs o WHERE (o.to_number = sms_opted_out_at.p_number));
+CREATE FUNCTION public.start_escalation(p_alert public.alerts, p_policy public.escalation_policies, p_first_tier integer DEFAULT 1) RETURNS bigint
+    LANGUAGE plpgsql
+    AS $$
+DECLARE
+    v_id bigint;
+BEGIN
+    LOOP
+        INSERT INTO escalations (alert_id, group_id, policy_id, device_id, due_at, next_pass, next_tier, severity,
+                                 metric, key_class, policy_name, rules)
+        VALUES (p_alert.id, p_alert.group_id, p_policy.id, p_alert.device_id,
+                app_now() + make_interval(mins => CASE p_first_tier
+                    WHEN 1 THEN (p_policy.rules #>> '{tiers,0,delay_minutes}')::integer ELSE 0 END),
+                1, p_first_tier, p_alert.severity, p_alert.metric, p_alert.key_class, p_policy.name, p_policy.rules)
+        ON CONFLICT (device_id, metric, key_class) WHERE ended_at IS NULL DO NOTHING
+        RETURNING id INTO v_id;
+        EXIT WHEN FOUND;
+        -- Not found where it has ended between the two statements: the next round starts one.
+        SELECT id INTO v_id FROM escalations
+        WHERE device_id = p_alert.device_id AND metric = p_alert.metric AND key_class = p_alert.key_class
+            AND ended_at IS NULL;
+        EXIT WHEN FOUND;
+    END LOOP;
+    UPDATE alert_groups SET escalation_id = v_id WHERE id = p_alert.group_id;
+    RETURN v_id;
+END $$;
 CREATE FUNCTION public.stop_sla_clocks(p_alert_ids bigint[], p_state public.alert_state, p_at timestamp with time zone, p_implied boolean, OUT tta_breaches bigint, OUT ttr_breaches bigint) RETURNS record
     LANGUAGE sql
     AS $$
@@ -597,19 +965,51 @@ ALTER TABLE public.alerts ALTER COLUMN id ADD GENERATED BY DEFAULT AS IDENTITY (
     NO MAXVALUE
     CACHE 1
 );
-CREATE TABLE public.escalation_policies (
-    id bigint NOT NULL,
-    name text NOT NULL,
-    description text DEFAULT ''::text NOT NULL,
-    enabled boolean DEFAULT true NOT NULL,
-    priority integer DEFAULT 0 NOT NULL,
-    rules jsonb NOT NULL,
-    created_at timestamp with time zone DEFAULT public.app_now() NOT NULL,
-    updated_at timestamp with time zone DEFAULT public.app_now() NOT NULL
-);
-COMMENT ON COLUMN public.escalation_policies.rules IS 'severity_match, repeat and tiers, as the API takes them';
 ALTER TABLE public.escalation_policies ALTER COLUMN id ADD GENERATED ALWAYS AS IDENTITY (
     SEQUENCE NAME public.escalation_policies_id_seq
+    START WITH 1
+    INCREMENT BY 1
+    NO MINVALUE
+    NO MAXVALUE
+    CACHE 1
+);
+CREATE TABLE public.escalation_steps (
+    escalation_id bigint NOT NULL,
+    pass integer NOT NULL,
+    tier integer NOT NULL,
+    taken_at timestamp with time zone DEFAULT public.app_now() NOT NULL,
+    unreachable jsonb NOT NULL
+);
+COMMENT ON COLUMN public.escalation_steps.unreachable IS 'the recipients that could not be reached, each with the reason';
+CREATE TABLE public.escalations (
+    id bigint NOT NULL,
+    alert_id bigint NOT NULL,
+    group_id bigint NOT NULL,
+    policy_id bigint NOT NULL,
+    device_id uuid NOT NULL,
+    started_at timestamp with time zone DEFAULT public.app_now() NOT NULL,
+    ended_at timestamp with time zone,
+    due_at timestamp with time zone,
+    pass integer DEFAULT 1 NOT NULL,
+    current_tier integer,
+    next_pass integer,
+    next_tier integer,
+    status public.escalation_status DEFAULT 'pending'::public.escalation_status NOT NULL,
+    severity public.alert_severity NOT NULL,
+    metric text NOT NULL,
+    key_class text NOT NULL,
+    ended_by text,
+    policy_name text NOT NULL,
+    rules jsonb NOT NULL
+)
+WITH (fillfactor='80');
+COMMENT ON COLUMN public.escalations.alert_id IS 'the alert that started it';
+COMMENT ON COLUMN public.escalations.policy_id IS 'for the record: the policy may have been changed or deleted since, the rules are kept';
+COMMENT ON COLUMN public.escalations.current_tier IS 'the last tier taken, counted from 1; NULL before the first';
+COMMENT ON COLUMN public.escalations.severity IS 'the severity that it pages with';
+COMMENT ON COLUMN public.escalations.ended_by IS 'who cancelled it';
+ALTER TABLE public.escalations ALTER COLUMN id ADD GENERATED ALWAYS AS IDENTITY (
+    SEQUENCE NAME public.escalations_id_seq
     START WITH 1
     INCREMENT BY 1
     NO MINVALUE
@@ -630,6 +1030,124 @@ CREATE TABLE public.login_failures (
 );
 ALTER TABLE public.login_failures ALTER COLUMN id ADD GENERATED ALWAYS AS IDENTITY (
     SEQUENCE NAME public.login_failures_id_seq
+    START WITH 1
+    INCREMENT BY 1
+    NO MINVALUE
+    NO MAXVALUE
+    CACHE 1
+);
+CREATE TABLE public.ml_false_positives (
+    alert_id bigint NOT NULL,
+    model_id bigint NOT NULL,
+    called_at timestamp with time zone DEFAULT public.app_now() NOT NULL
+);
+CREATE TABLE public.ml_models (
+    id bigint NOT NULL,
+    series_id bigint NOT NULL,
+    learns_from bigint NOT NULL,
+    readings bigint DEFAULT 0 NOT NULL,
+    rows_total bigint NOT NULL,
+    rows_done bigint DEFAULT 0 NOT NULL,
+    version integer NOT NULL,
+    status text NOT NULL,
+    algorithm text NOT NULL,
+    data_start timestamp with time zone NOT NULL,
+    data_end timestamp with time zone NOT NULL,
+    created_at timestamp with time zone DEFAULT public.app_now() NOT NULL,
+    trained_at timestamp with time zone,
+    created_by text NOT NULL,
+    error text,
+    metrics jsonb DEFAULT '{}'::jsonb NOT NULL,
+    state bytea,
+    CONSTRAINT ml_models_ready_has_state CHECK (((status <> 'ready'::text) OR (state IS NOT NULL))),
+    CONSTRAINT ml_models_status_check CHECK ((status = ANY (ARRAY['training'::text, 'ready'::text, 'failed'::text])))
+);
+ALTER TABLE ONLY public.ml_models ALTER COLUMN state SET STORAGE EXTERNAL;
+COMMENT ON COLUMN public.ml_models.learns_from IS 'last_number of the series when its rows were taken: it learns what came after';
+COMMENT ON COLUMN public.ml_models.readings IS 'scored in activations that have ended';
+COMMENT ON COLUMN public.ml_models.state IS 'sealed, as trained';
+ALTER TABLE public.ml_models ALTER COLUMN id ADD GENERATED ALWAYS AS IDENTITY (
+    SEQUENCE NAME public.ml_models_id_seq
+    START WITH 1
+    INCREMENT BY 1
+    NO MINVALUE
+    NO MAXVALUE
+    CACHE 1
+);
+CREATE TABLE public.ml_series (
+    id bigint NOT NULL,
+    device_id uuid NOT NULL,
+    last_number bigint DEFAULT 0 NOT NULL,
+    activation bigint DEFAULT 0 NOT NULL,
+    activated_number bigint DEFAULT 0 NOT NULL,
+    active_model_id bigint,
+    last_version integer DEFAULT 0 NOT NULL,
+    metric text NOT NULL
+)
+WITH (fillfactor='50');
+COMMENT ON COLUMN public.ml_series.last_number IS 'the number of the newest reading';
+COMMENT ON COLUMN public.ml_series.activation IS 'counts changes of the active model: what a process has cached holds for one of them';
+COMMENT ON COLUMN public.ml_series.activated_number IS 'last_number when the active model became active';
+COMMENT ON COLUMN public.ml_series.active_model_id IS 'the one version that scores; NULL: none does';
+ALTER TABLE public.ml_series ALTER COLUMN id ADD GENERATED ALWAYS AS IDENTITY (
+    SEQUENCE NAME public.ml_series_id_seq
+    START WITH 1
+    INCREMENT BY 1
+    NO MINVALUE
+    NO MAXVALUE
+    CACHE 1
+);
+CREATE TABLE public.ml_snapshots (
+    model_id bigint NOT NULL,
+    number bigint NOT NULL,
+    since timestamp with time zone NOT NULL,
+    state bytea NOT NULL
+);
+ALTER TABLE ONLY public.ml_snapshots ALTER COLUMN state SET STORAGE EXTERNAL;
+COMMENT ON COLUMN public.ml_snapshots.number IS 'the newest reading that the state has learnt';
+COMMENT ON COLUMN public.ml_snapshots.since IS 'when that reading was stored: nothing older has to be looked at';
+CREATE TABLE public.ml_training_jobs (
+    model_id bigint NOT NULL,
+    attempts integer DEFAULT 0 NOT NULL,
+    leased_by text,
+    leased_until timestamp with time zone,
+    readings bytea NOT NULL
+);
+ALTER TABLE ONLY public.ml_training_jobs ALTER COLUMN readings SET STORAGE EXTERNAL;
+COMMENT ON COLUMN public.ml_training_jobs.readings IS 'seconds since 1970, then values, as little-endian doubles';
+CREATE TABLE public.notifications (
+    id bigint NOT NULL,
+    escalation_id bigint NOT NULL,
+    alert_id bigint NOT NULL,
+    user_id bigint,
+    created_at timestamp with time zone DEFAULT public.app_now() NOT NULL,
+    due_at timestamp with time zone DEFAULT public.app_now(),
+    give_up_at timestamp with time zone,
+    sent_at timestamp with time zone,
+    delivered_at timestamp with time zone,
+    pass integer NOT NULL,
+    tier integer NOT NULL,
+    attempts integer DEFAULT 0 NOT NULL,
+    segments integer,
+    status public.notification_status DEFAULT 'pending'::public.notification_status NOT NULL,
+    may_have_gone_out boolean DEFAULT false NOT NULL,
+    is_setting_fault boolean DEFAULT false NOT NULL,
+    channel text NOT NULL,
+    address text NOT NULL,
+    recipient text NOT NULL,
+    provider_id text,
+    provider_status text,
+    price numeric,
+    price_unit text,
+    error text
+)
+WITH (fillfactor='70');
+COMMENT ON COLUMN public.notifications.give_up_at IS 'when temporary failures are no longer answered by another attempt';
+COMMENT ON COLUMN public.notifications.may_have_gone_out IS 'an answer was lost: the provider is asked before this is sent again';
+COMMENT ON COLUMN public.notifications.is_setting_fault IS 'it failed by a fault of the settings, which stops its whole channel';
+COMMENT ON COLUMN public.notifications.recipient IS 'as the policy names it: an address, user:ID or oncall:ID';
+ALTER TABLE public.notifications ALTER COLUMN id ADD GENERATED ALWAYS AS IDENTITY (
+    SEQUENCE NAME public.notifications_id_seq
     START WITH 1
     INCREMENT BY 1
     NO MINVALUE
@@ -693,11 +1211,6 @@ ALTER TABLE public.sms_log ALTER COLUMN id ADD GENERATED ALWAYS AS IDENTITY (
     NO MAXVALUE
     CACHE 1
 );
-CREATE TABLE public.sms_opt_outs (
-    to_number text NOT NULL,
-    opted_out_at timestamp with time zone DEFAULT public.app_now() NOT NULL
-);
-COMMENT ON TABLE public.sms_opt_outs IS 'numbers whose owner told the provider to stop; the next SMS that it takes in clears the mark';
 CREATE TABLE public.tallies (
     severity public.alert_severity,
     state public.alert_state,
@@ -718,6 +1231,14 @@ CREATE TABLE public.tally_entries (
     tta_breaches bigint DEFAULT 0 NOT NULL,
     ttr_breaches bigint DEFAULT 0 NOT NULL
 );
+CREATE TABLE public.telemetry (
+    series_id bigint NOT NULL,
+    number bigint NOT NULL,
+    read_at timestamp with time zone NOT NULL,
+    stored_at timestamp with time zone NOT NULL,
+    value double precision NOT NULL
+)
+PARTITION BY RANGE (stored_at);
 CREATE TABLE public.users (
     id bigint NOT NULL,
     email text NOT NULL,
@@ -817,6 +1338,26 @@ CREATE VIEW public.v_alert_details AS
     s.ttr_at_risk
    FROM (public.alerts a
      JOIN public.v_alert_sla_status s ON ((s.alert_id = a.id)));
+CREATE VIEW public.v_alert_escalations AS
+ SELECT a.id AS alert_id,
+    e.id AS escalation_id
+   FROM (((public.alerts a
+     JOIN public.alert_slas s ON ((s.alert_id = a.id)))
+     JOIN public.alert_groups g ON ((g.id = a.group_id)))
+     CROSS JOIN LATERAL ( SELECT e_1.id,
+            e_1.alert_id,
+            e_1.started_at,
+            e_1.ended_at
+           FROM public.escalations e_1
+          WHERE (e_1.group_id = g.id)
+        UNION
+         SELECT e_1.id,
+            e_1.alert_id,
+            e_1.started_at,
+            e_1.ended_at
+           FROM public.escalations e_1
+          WHERE (e_1.id = g.escalation_id)) e)
+  WHERE ((e.alert_id = a.id) OR (((e.ended_at IS NULL) OR (e.ended_at >= a.created_at)) AND ((s.resolved_at IS NULL) OR (e.started_at < s.resolved_at))));
 CREATE VIEW public.v_tallies AS
  SELECT severity,
     state,
@@ -900,6 +1441,65 @@ CREATE VIEW public.v_current_alert_states AS
           WHERE (h.alert_id = a.id)
           ORDER BY h.id DESC
          LIMIT 1) s);
+CREATE VIEW public.v_escalations AS
+ SELECT id AS escalation_id,
+    alert_id,
+    group_id,
+    (device_id)::text AS device_id,
+    metric,
+    severity,
+    policy_id,
+    policy_name,
+    status,
+    pass,
+    current_tier,
+        CASE
+            WHEN (next_tier IS NOT NULL) THEN due_at
+            ELSE NULL::timestamp with time zone
+        END AS next_tier_at,
+    started_at,
+    ended_at,
+    ended_by
+   FROM public.escalations e;
+CREATE VIEW public.v_ml_models AS
+ SELECT m.id AS model_id,
+    s.id AS series_id,
+    (s.device_id)::text AS device_id,
+    s.metric,
+    m.version,
+    m.algorithm,
+    m.status,
+    (NOT (s.active_model_id IS DISTINCT FROM m.id)) AS is_active,
+    m.rows_total,
+    m.rows_done,
+    m.error,
+    m.data_start,
+    m.data_end,
+    m.metrics,
+    ((m.rows_done + m.readings) +
+        CASE
+            WHEN (s.active_model_id = m.id) THEN (s.last_number - s.activated_number)
+            ELSE (0)::bigint
+        END) AS rows_seen,
+    m.created_by,
+    m.created_at,
+    m.trained_at
+   FROM (public.ml_models m
+     JOIN public.ml_series s ON ((s.id = m.series_id)));
+CREATE VIEW public.v_notification_channels AS
+ WITH RECURSIVE used AS (
+         SELECT min(notifications.channel) AS channel
+           FROM public.notifications
+        UNION ALL
+         SELECT ( SELECT min(n.channel) AS min
+                   FROM public.notifications n
+                  WHERE (n.channel > used_1.channel)) AS min
+           FROM used used_1
+          WHERE (used_1.channel IS NOT NULL)
+        )
+ SELECT channel
+   FROM used
+  WHERE (channel IS NOT NULL);
 CREATE VIEW public.v_sla_compliance_summary AS
  SELECT severity,
     tta_eligible,
@@ -939,10 +1539,32 @@ ALTER TABLE ONLY public.escalation_policies
     ADD CONSTRAINT escalation_policies_name_unique UNIQUE (name);
 ALTER TABLE ONLY public.escalation_policies
     ADD CONSTRAINT escalation_policies_pkey PRIMARY KEY (id);
+ALTER TABLE ONLY public.escalation_steps
+    ADD CONSTRAINT escalation_steps_pkey PRIMARY KEY (escalation_id, pass, tier);
+ALTER TABLE ONLY public.escalations
+    ADD CONSTRAINT escalations_pkey PRIMARY KEY (id);
 ALTER TABLE ONLY public.idempotency_keys
     ADD CONSTRAINT idempotency_keys_pkey PRIMARY KEY (caller, key);
 ALTER TABLE ONLY public.login_failures
     ADD CONSTRAINT login_failures_pkey PRIMARY KEY (id);
+ALTER TABLE ONLY public.ml_false_positives
+    ADD CONSTRAINT ml_false_positives_pkey PRIMARY KEY (alert_id);
+ALTER TABLE ONLY public.ml_models
+    ADD CONSTRAINT ml_models_pkey PRIMARY KEY (id);
+ALTER TABLE ONLY public.ml_models
+    ADD CONSTRAINT ml_models_version_unique UNIQUE (series_id, version);
+ALTER TABLE ONLY public.ml_series
+    ADD CONSTRAINT ml_series_device_metric_unique UNIQUE (device_id, metric);
+ALTER TABLE ONLY public.ml_series
+    ADD CONSTRAINT ml_series_pkey PRIMARY KEY (id);
+ALTER TABLE ONLY public.ml_snapshots
+    ADD CONSTRAINT ml_snapshots_pkey PRIMARY KEY (model_id);
+ALTER TABLE ONLY public.ml_training_jobs
+    ADD CONSTRAINT ml_training_jobs_pkey PRIMARY KEY (model_id);
+ALTER TABLE ONLY public.notifications
+    ADD CONSTRAINT notifications_one_per_address UNIQUE (escalation_id, pass, tier, channel, address);
+ALTER TABLE ONLY public.notifications
+    ADD CONSTRAINT notifications_pkey PRIMARY KEY (id);
 ALTER TABLE ONLY public.on_call_schedules
     ADD CONSTRAINT on_call_schedules_name_unique UNIQUE (name);
 ALTER TABLE ONLY public.on_call_schedules
@@ -977,11 +1599,24 @@ CREATE INDEX alerts_metric_newest ON public.alerts USING btree (metric, created_
 CREATE INDEX alerts_newest ON public.alerts USING btree (created_at DESC, id DESC);
 CREATE UNIQUE INDEX alerts_one_open_original ON public.alerts USING btree (group_id, md5((message)::text)) WHERE ((duplicate_of IS NULL) AND (state <> 'resolved'::public.alert_state));
 CREATE INDEX alerts_severity_state_newest ON public.alerts USING btree (severity, state, created_at DESC, id DESC);
+CREATE INDEX escalations_device_newest ON public.escalations USING btree (device_id, started_at DESC, id DESC);
+CREATE INDEX escalations_due ON public.escalations USING btree (due_at) WHERE (ended_at IS NULL);
+CREATE INDEX escalations_group ON public.escalations USING btree (group_id);
+CREATE UNIQUE INDEX escalations_one_running_per_key ON public.escalations USING btree (device_id, metric, key_class) WHERE (ended_at IS NULL);
+CREATE INDEX escalations_status_newest ON public.escalations USING btree (status, started_at DESC, id DESC);
 CREATE INDEX idempotency_keys_created_at ON public.idempotency_keys USING brin (created_at);
 CREATE INDEX login_failures_failed_at ON public.login_failures USING btree (failed_at);
 CREATE INDEX login_failures_throttle ON public.login_failures USING btree (throttle, failed_at);
+CREATE INDEX ml_models_newest ON public.ml_models USING btree (created_at DESC, id DESC);
+CREATE INDEX notifications_channel_status ON public.notifications USING btree (channel, status, created_at);
+CREATE INDEX notifications_due ON public.notifications USING btree (channel, due_at) WHERE (due_at IS NOT NULL);
+CREATE INDEX notifications_sending ON public.notifications USING btree (escalation_id) WHERE (status = 'sending'::public.notification_status);
+CREATE INDEX notifications_setting_faults ON public.notifications USING btree (channel, created_at) WHERE is_setting_fault;
+CREATE INDEX notifications_unpriced ON public.notifications USING btree (sent_at) WHERE ((channel = 'sms'::text) AND (sent_at IS NOT NULL) AND (price IS NULL));
 CREATE INDEX sms_log_sent_at ON public.sms_log USING btree (sent_at);
 CREATE INDEX sms_log_to_number ON public.sms_log USING btree (to_number, sent_at);
+CREATE INDEX telemetry_number ON ONLY public.telemetry USING btree (series_id, number);
+CREATE INDEX telemetry_read_at ON ONLY public.telemetry USING btree (series_id, read_at);
 CREATE TRIGGER alert_groups_are_kept BEFORE DELETE ON public.alert_groups FOR EACH ROW EXECUTE FUNCTION public.refuse_change_of_record('groups are part of the record');
 CREATE TRIGGER alert_groups_are_not_emptied BEFORE TRUNCATE ON public.alert_groups FOR EACH STATEMENT EXECUTE FUNCTION public.refuse_change_of_record('groups are part of the record');
 CREATE TRIGGER alert_groups_record_status BEFORE UPDATE OF status ON public.alert_groups FOR EACH ROW EXECUTE FUNCTION public.record_group_status();
@@ -993,8 +1628,21 @@ CREATE TRIGGER alert_states_are_not_emptied BEFORE TRUNCATE ON public.alert_stat
 CREATE TRIGGER alerts_are_kept BEFORE DELETE ON public.alerts FOR EACH ROW EXECUTE FUNCTION public.refuse_change_of_record('alerts are the record');
 CREATE TRIGGER alerts_are_not_emptied BEFORE TRUNCATE ON public.alerts FOR EACH STATEMENT EXECUTE FUNCTION public.refuse_change_of_record('alerts are the record');
 CREATE TRIGGER alerts_are_placed_once BEFORE UPDATE OF device_id, severity, message, metric, key_class ON public.alerts FOR EACH ROW EXECUTE FUNCTION public.refuse_change_of_record('its group, duplicates and tallies were decided by it');
+CREATE TRIGGER alerts_count_ml_false_positives AFTER UPDATE OF resolution ON public.alerts FOR EACH ROW WHEN (((new.resolution = 'false_positive'::public.alert_resolution) AND (old.resolution IS DISTINCT FROM new.resolution))) EXECUTE FUNCTION public.record_ml_false_positive();
 CREATE TRIGGER alerts_place BEFORE INSERT ON public.alerts FOR EACH ROW EXECUTE FUNCTION public.place_alert();
 CREATE TRIGGER alerts_record AFTER INSERT ON public.alerts REFERENCING NEW TABLE AS raised FOR EACH STATEMENT EXECUTE FUNCTION public.record_raised_alerts();
 CREATE TRIGGER alerts_state_moves_by_history BEFORE UPDATE OF state, group_id, duplicate_of ON public.alerts FOR EACH ROW EXECUTE FUNCTION public.refuse_change_of_record('insert the step into alert_states');
 ALTER TABLE ONLY public.alert_notes
     ADD CONSTRAINT alert_notes_alert_id_fkey FOREIGN KEY (alert_id) REFERENCES public.alerts(id) ON DELETE CASCADE;
+ALTER TABLE ONLY public.escalation_steps
+    ADD CONSTRAINT escalation_steps_escalation_id_fkey FOREIGN KEY (escalation_id) REFERENCES public.escalations(id);
+ALTER TABLE ONLY public.ml_models
+    ADD CONSTRAINT ml_models_series_id_fkey FOREIGN KEY (series_id) REFERENCES public.ml_series(id);
+ALTER TABLE ONLY public.ml_series
+    ADD CONSTRAINT ml_series_active_model FOREIGN KEY (active_model_id) REFERENCES public.ml_models(id);
+ALTER TABLE ONLY public.ml_snapshots
+    ADD CONSTRAINT ml_snapshots_model_id_fkey FOREIGN KEY (model_id) REFERENCES public.ml_models(id) ON DELETE CASCADE;
+ALTER TABLE ONLY public.ml_training_jobs
+    ADD CONSTRAINT ml_training_jobs_model_id_fkey FOREIGN KEY (model_id) REFERENCES public.ml_models(id) ON DELETE CASCADE;
+ALTER TABLE ONLY public.notifications
+    ADD CONSTRAINT notifications_escalation_id_fkey FOREIGN KEY (escalation_id) REFERENCES public.escalations(id);
