@@ -17,8 +17,8 @@ from api.alert_schemas import (
     AlertPage,
     AlertQuery,
     AlertReport,
-    History,
     InvestigateRequest,
+    MovedAlert,
     Note,
     NoteRequest,
     RaisedAlert,
@@ -27,6 +27,7 @@ from api.alert_schemas import (
 )
 from api.auth import require_jwt, require_permission
 from api.group_schemas import Group, GroupActionResult, GroupPage, GroupQuery, GroupStatistics
+from api.history_schemas import History
 from api.parsing import Schema, check_text
 from api.routing import BATCH_LIMIT_BYTES, Answer, ApiBlueprint, View, operation
 from api.schemas import PageQuery
@@ -86,7 +87,8 @@ def _replay_header(raised: Raised) -> dict[str, str]:
 @operation(
     "Report an alert",
     tag="Alerts",
-    description="Records the alert with its state and SLA clocks, joins it to its group and finds duplicates.",
+    description="Records the alert with its state and SLA clocks, joins it to its group and finds duplicates. Where "
+    "nobody has the group in hand, the escalation policy for its severity begins.",
     body=AlertReport,
     answers={201: RaisedAlert},
     headers=IDEMPOTENCY_HEADER,
@@ -146,10 +148,10 @@ def _transition(alert_id: int, transition: Transition) -> Answer:
 @operation(
     "Acknowledge: new to acknowledged",
     tag="Alerts",
-    description="Stops the clock to acknowledge. Duplicates follow their original.",
+    description="Stops the clock to acknowledge and ends the escalation. Duplicates follow their original.",
     body=AcknowledgeRequest,
     body_is_optional=True,
-    answers={200: Alert},
+    answers={200: MovedAlert},
     errors=(409,),
 )
 def acknowledge_alert(alert_id: int, body: AcknowledgeRequest) -> Answer:
@@ -165,7 +167,7 @@ def acknowledge_alert(alert_id: int, body: AcknowledgeRequest) -> Answer:
     tag="Alerts",
     body=InvestigateRequest,
     body_is_optional=True,
-    answers={200: Alert},
+    answers={200: MovedAlert},
     errors=(409,),
 )
 def investigate_alert(alert_id: int, body: InvestigateRequest) -> Answer:
@@ -182,7 +184,7 @@ def investigate_alert(alert_id: int, body: InvestigateRequest) -> Answer:
     description="With advance the missing steps are walked. The last open alert closes its group.",
     body=ResolveRequest,
     body_is_optional=True,
-    answers={200: Alert},
+    answers={200: MovedAlert},
     errors=(409,),
 )
 def resolve_alert(alert_id: int, body: ResolveRequest) -> Answer:

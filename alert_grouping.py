@@ -39,7 +39,9 @@ class AlertGrouping:
 
     def __init__(self, database: Database) -> None:
         self._database = database
-        self._queries = load_queries("alert_grouping", rows_are_dicts=True)
+        self._queries = load_queries(
+            "alert_grouping", rows_are_dicts=True, prepared=("count_by_status", "get_statistics")
+        )
 
     def get_group(self, connection: Connection, group_id: int) -> Mapping[str, Any]:
         """Return one group.

@@ -75,14 +75,13 @@ class AlertStore:
     """Reads and writes alerts on the caller's connection; never commits."""
 
     def __init__(self) -> None:
-        self._queries = load_queries("alert_store", rows_are_dicts=True)
+        self._queries = load_queries(
+            "alert_store", rows_are_dicts=True, prepared=("raise_alert", "get_alert", "count_by_class")
+        )
 
     def raise_alert(self, connection: Connection, report: AlertReport, reported_by: str) -> Mapping[str, Any]:
         """Record one alert and return its id, state, group, original, time and SLA targets."""
-        if "raise_alert" not in connection.prepared:
-            self._queries.prepare_raise_alert(connection)
-            connection.prepared.add("raise_alert")
-        row: Mapping[str, Any] = self._queries.raise_prepared_alert(
+        row: Mapping[str, Any] = self._queries.raise_alert(
             connection,
             device_id=report.device_id,
             severity=report.severity,

@@ -14,12 +14,14 @@ if __name__ == "__main__":
 from typing import TYPE_CHECKING
 
 from flask import Flask, Response, request
+from werkzeug.middleware.proxy_fix import ProxyFix
 
 from alert_api import alert_bp
 from api.account_api import auth_bp, users_bp
 from api.application import Application
 from api.errors import register_error_handlers
 from api.escalation_api import escalation_bp
+from api.notification_api import notification_bp
 from api.observability import AlertCollector, observe_pool, observe_requests
 from api.on_call_api import on_call_bp
 from api.openapi import document
@@ -29,12 +31,13 @@ from api.routing import BODY_LIMIT_BYTES
 from api.sla_api import sla_bp
 from api.tokens import TokenVerifier
 from foundation.settings import Settings, load_settings
+from ml_api import ml_bp
 from wiring import Services, build_services
 
 if TYPE_CHECKING:
     app: Flask
 
-BLUEPRINTS = (operations_bp, auth_bp, users_bp, alert_bp, sla_bp, escalation_bp, on_call_bp)
+BLUEPRINTS = (operations_bp, auth_bp, users_bp, alert_bp, sla_bp, escalation_bp, notification_bp, on_call_bp, ml_bp)
 DOCS_POLICY = (
     "default-src 'self'; style-src 'self' 'unsafe-inline'; script-src 'self' 'unsafe-inline'; img-src 'self' data:"
 )
@@ -57,6 +60,7 @@ def create_app(settings: Settings | None = None, services: Services | None = Non
     _allow_origins(application, services.settings.cors_origins)
     document(application)
     _harden(application)
+    _trust_proxies(application, services.settings.trusted_proxies)
     return application
 
 
@@ -64,7 +68,12 @@ def attach_services(application: Flask, services: Services) -> None:
     """Hand the services to the views."""
     application.extensions["services"] = services
     application.extensions["token_verifier"] = TokenVerifier(services.settings)
-    application.extensions["alert_collector"] = AlertCollector(services.database, services.store.count_by_class)
+    application.extensions["alert_collector"] = AlertCollector(
+        services.database,
+        services.store.count_by_class,
+        services.readiness,
+        services.model_parts.registry.count_false_positives,
+    )
     observe_pool(services.database)
 
 
@@ -76,6 +85,14 @@ def _allow_origins(application: Flask, origins: tuple[str, ...]) -> None:
             application,
             origins=list(origins),
             expose_headers=["X-Request-ID", "Idempotency-Replayed", "Retry-After"],
+        )
+
+
+def _trust_proxies(application: Flask, count: int) -> None:
+    # The address alone: where people reach us is PUBLIC_URL's to say.
+    if count:
+        application.wsgi_app = ProxyFix(  # type: ignore[method-assign]  # as Flask's documentation has it
+            application.wsgi_app, x_for=count, x_proto=0
         )
 
 

@@ -167,13 +167,15 @@ def find_own_account(caller: Caller) -> User | None:
 def show_user(row: Mapping[str, Any]) -> dict[str, Any]:
     """Return a user as the API shows it."""
     shown = {name: row[name] for name in ("email", "name", "role", "phone", "time_zone")}
-    times = {name: show_time(row[name]) for name in ("created_at", "updated_at")}
+    times = {name: show_time(row[name]) for name in ("opted_out_of_sms_at", "created_at", "updated_at")}
     return {"user_id": str(row["user_id"]), **shown, **times}
 
 
 def show_caller(caller: Caller, account: User | None) -> dict[str, Any]:
     """Return a caller with the account behind it; the role is the token's."""
-    nothing = dict.fromkeys(("user_id", "email", "phone", "time_zone", "created_at", "updated_at"))
+    nothing = dict.fromkeys(
+        ("user_id", "email", "phone", "opted_out_of_sms_at", "time_zone", "created_at", "updated_at")
+    )
     fields = {**nothing, "name": caller.name} if account is None else show_user(vars(account))
     permissions = sorted(caller.permissions)
     return {**fields, "subject": caller.subject, "role": caller.role, "permissions": permissions}

@@ -127,6 +127,9 @@ class ShownUser(Schema):
     name: str
     role: Role
     phone: str | None
+    opted_out_of_sms_at: Timestamp | None = Field(
+        description="since when the phone's owner refuses SMS, who is unreachable by SMS then; null: they do not"
+    )
     time_zone: str
     created_at: Timestamp
     updated_at: Timestamp
@@ -157,6 +160,7 @@ class CurrentCaller(Schema):
     role: str = Field(description="the role that counts for this token")
     permissions: list[str]
     phone: str | None
+    opted_out_of_sms_at: Timestamp | None
     time_zone: str | None
     created_at: Timestamp | None
     updated_at: Timestamp | None

@@ -18,6 +18,7 @@ from pydantic import (
 from alert_state_machine import Transition
 from alert_store import AlertFilter
 from alert_store import AlertReport as Report
+from api.escalation_log_schemas import AlertEscalation
 from api.group_schemas import Group
 from api.parsing import Schema, check_json_value, faults_within
 from api.schemas import (
@@ -116,7 +117,7 @@ class RaisedAlert(Schema):
     group_id: IdentifierText
     is_duplicate: bool
     duplicate_of: IdentifierText | None
-    escalation_id: IdentifierText | None
+    escalation_id: IdentifierText | None = Field(description="the one that runs for it; null: none does")
     created_at: Timestamp
 
 
@@ -172,7 +173,13 @@ class Alert(ListedAlert):
     """An alert with its SLA clocks, its group and its escalation."""
 
     group: Group
-    escalation: None = Field(None, description="null: nothing escalates yet")
+    escalation: AlertEscalation | None = Field(description="the last one that concerns it; null: none ever did")
+
+
+class MovedAlert(Alert):
+    """An alert after a step."""
+
+    in_flight: int = Field(description="notifications that were on their way at that moment and may still arrive")
 
 
 class AlertPage(PageOf):
@@ -271,24 +278,3 @@ class Note(Schema):
     notes: str
     written_by: str
     created_at: Timestamp
-
-
-class HistoryEntry(Schema):
-    """One thing that happened to an alert."""
-
-    kind: Literal["state", "note"]
-    created_at: Timestamp
-    by: str
-    previous_state: AlertState | None
-    state: AlertState | None
-    implied: bool | None = Field(description="taken along by a later step: nobody did it in person")
-    notes: str | None
-    resolution: Resolution | None
-    assigned_to_user_id: IdentifierText | None
-
-
-class History(Schema):
-    """The whole timeline of an alert, oldest first."""
-
-    alert_id: IdentifierText
-    data: list[HistoryEntry]

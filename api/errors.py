@@ -15,11 +15,13 @@ from foundation.errors import (
     IllegalTransition,
     NotAuthenticated,
     NotFound,
+    NotSigned,
     PermissionDenied,
     TooManyRequests,
     Unavailable,
     ValidationFailed,
 )
+from ml.model_errors import ModelError, ModelMissingError, TrainingRowsError, UnknownAlgorithmError
 
 logger = logging.getLogger(__name__)
 
@@ -27,10 +29,15 @@ STATUS_BY_ERROR: dict[type[DomainError], int] = {
     ValidationFailed: 400,
     NotAuthenticated: 401,
     PermissionDenied: 403,
+    NotSigned: 403,
     NotFound: 404,
     Conflict: 409,
     TooManyRequests: 429,
     Unavailable: 503,
+    ModelMissingError: 404,
+    TrainingRowsError: 400,
+    UnknownAlgorithmError: 400,
+    ModelError: 409,
 }
 
 CODE_BY_STATUS = {

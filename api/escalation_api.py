@@ -1,11 +1,13 @@
-"""The escalation blueprint: policies."""
+"""The escalation blueprint: policies, and the escalations that they made."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from alert_api import page_of, services
+from alert_api import acting, page_of, services
+from api.alert_schemas import Alert
 from api.auth import require_jwt, require_permission
+from api.escalation_log_schemas import EscalateRequest, EscalationPage, EscalationQuery, EscalationWithSteps
 from api.escalation_schemas import (
     PolicyBody,
     PolicyPage,
@@ -15,7 +17,7 @@ from api.escalation_schemas import (
     SimulationRequest,
 )
 from api.routing import Answer, ApiBlueprint, operation
-from api.serialising import show_identifier, show_page, show_time
+from api.serialising import Row, show_alert, show_identifier, show_page, show_time
 from escalation_policies import Policy, read_policy
 from escalation_simulation import Simulation
 
@@ -87,6 +89,48 @@ def simulate_policy(policy_id: int, body: SimulationRequest) -> Answer:
     """Play a policy through."""
     played = services().simulator.simulate(policy_id, body.severity, body.at, body.acknowledge_after_minutes)
     return {"policy_id": str(policy_id), "severity": body.severity, **show_simulation(played)}, 200
+
+
+@escalation_bp.get("/escalations")
+@require_jwt
+@require_permission("escalation:read")
+@operation("List escalations, newest first", tag="Escalation", query=EscalationQuery, answers={200: EscalationPage})
+def list_escalations(query: EscalationQuery) -> Answer:
+    """List escalations."""
+    page = services().escalation_log.list_escalations(query.to_filter(), page_of(query))
+    return show_page(page, show_escalation), 200
+
+
+@escalation_bp.get("/escalations/<escalation_id>")
+@require_jwt
+@require_permission("escalation:read")
+@operation("Read an escalation with the steps it has taken", tag="Escalation", answers={200: EscalationWithSteps})
+def get_escalation(escalation_id: int) -> Answer:
+    """Read one escalation."""
+    return show_escalation(services().escalation_log.get_escalation(escalation_id)), 200
+
+
+@escalation_bp.post("/alerts/<alert_id>/escalate")
+@require_jwt
+@require_permission("alerts:escalate")
+@operation(
+    "Page the next tier now",
+    tag="Escalation",
+    description="Where no escalation runs, one begins. A note of who asked for it is kept with the alert.",
+    body=EscalateRequest,
+    body_is_optional=True,
+    answers={200: Alert},
+    errors=(409,),
+)
+def escalate_alert(alert_id: int, body: EscalateRequest) -> Answer:
+    """Page the next tier of one alert."""
+    return show_alert(services().lifecycle.escalate(alert_id, body.notes, acting())), 200
+
+
+def show_escalation(row: Row) -> dict[str, Any]:
+    """Return an escalation, with its steps where they are known."""
+    identifiers = {name: str(row[name]) for name in ("escalation_id", "alert_id", "group_id", "policy_id")}
+    return {**row, **identifiers, "ended_unheard": row["status"] == "completed"}
 
 
 def show_policy(policy: Policy) -> dict[str, Any]:

@@ -154,8 +154,8 @@ class SimulatedStep(Schema):
 
     at: Timestamp
     minutes: float = Field(description="since the alert was raised")
-    pass_: int = Field(alias="pass", description="0 is the first")
-    tier: int = Field(description="0 is the first")
+    pass_: int = Field(alias="pass", description="1 is the first")
+    tier: int = Field(description="1 is the first")
     targets: list[SimulatedTarget]
     unreachable: list[SimulatedFault]
 

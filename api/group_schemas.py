@@ -63,6 +63,7 @@ class GroupActionResult(Schema):
     group: Group
     changed: list[ChangedAlert]
     unchanged: list[UnchangedAlert]
+    in_flight: int = Field(description="notifications that were on their way at that moment and may still arrive")
 
 
 class GroupStatistics(Schema):

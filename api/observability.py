@@ -31,6 +31,7 @@ from prometheus_client.registry import Collector
 
 from foundation.database import Connection, Database
 from foundation.errors import Unavailable
+from readiness import Readiness
 
 access_log = logging.getLogger("advanced_alerting.access")
 
@@ -112,11 +113,19 @@ def observe_pool(database: Database) -> None:
 
 
 class AlertCollector(Collector):
-    """Reads alerts, groups and breaches from the running tallies when Prometheus asks."""
+    """Reads alerts, groups and breaches from the running tallies, and how pages get on, when Prometheus asks."""
 
-    def __init__(self, database: Database, read_tallies: Callable[[Connection], Sequence[Mapping[str, Any]]]) -> None:
+    def __init__(
+        self,
+        database: Database,
+        read_tallies: Callable[[Connection], Sequence[Mapping[str, Any]]],
+        readiness: Readiness,
+        count_false_positives: Callable[[Connection], Mapping[str, int]],
+    ) -> None:
         self._database = database
         self._read_tallies = read_tallies
+        self._readiness = readiness
+        self._count_false_positives = count_false_positives
 
     def collect(self) -> Iterator[Metric]:
         """Yield the families; without the database only the word that it is away."""
@@ -124,6 +133,8 @@ class AlertCollector(Collector):
         try:
             with self._database.autocommit() as connection:
                 rows = self._read_tallies(connection)
+                pages = list(_describe_pages(self._readiness, connection))
+                false_positives = self._count_false_positives(connection)
         except Unavailable:
             up.add_metric([], 0)
             yield up
@@ -131,6 +142,17 @@ class AlertCollector(Collector):
         up.add_metric([], 1)
         yield up
         yield from _describe_tallies(rows)
+        yield from pages
+        yield _describe_false_positives(false_positives)
+
+
+def _describe_false_positives(counts: Mapping[str, int]) -> Metric:
+    family = CounterMetricFamily(
+        "advanced_alerting_ml_false_positives", "Alerts of models that somebody called false", labels=["algorithm"]
+    )
+    for algorithm, count in counts.items():
+        family.add_metric([algorithm], count)
+    return family
 
 
 def _describe_tallies(rows: Sequence[Mapping[str, Any]]) -> Iterator[Metric]:
@@ -156,6 +178,38 @@ def _describe_tallies(rows: Sequence[Mapping[str, Any]]) -> Iterator[Metric]:
         breaches.add_metric([severity, "ttr"], ttr)
     groups.add_metric([], active)
     yield from (alerts, groups, breaches)
+
+
+def _describe_pages(readiness: Readiness, connection: Connection) -> Iterator[Metric]:
+    figures = readiness.read_figures(connection)
+    gauges = {
+        "escalation_lag_seconds": (
+            "Time the most overdue step of an escalation is due",
+            figures.escalation_lag_seconds,
+        ),
+        "notifications_oldest_pending_seconds": (
+            "Age of the oldest notification that waits to be sent",
+            figures.oldest_pending_notification_seconds,
+        ),
+        "worker_beat_age_seconds": ("Time since a worker last beat", figures.worker_beat_age_seconds),
+    }
+    for name, (text, value) in gauges.items():
+        if value is not None:
+            yield GaugeMetricFamily(name, text, value)
+    # Gauges, whatever the name says: what is pending today is sent tomorrow.
+    notifications = GaugeMetricFamily(
+        "notifications_total", "Notifications by channel and status", labels=["channel", "status"]
+    )
+    for channel, status, number in readiness.count_notifications(connection):
+        notifications.add_metric([channel, status], number)
+    by_status = readiness.count_escalations(connection)
+    escalations = GaugeMetricFamily("escalations_total", "Escalations by status", labels=["status"])
+    for status, number in by_status.items():
+        escalations.add_metric([status], number)
+    unheard = CounterMetricFamily(
+        "escalations_unheard", "Escalations that nobody answered", by_status.get("completed", 0)
+    )
+    yield from (notifications, escalations, unheard)
 
 
 def render_metrics(collector: Collector) -> bytes:

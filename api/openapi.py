@@ -15,7 +15,8 @@ from flask import Flask
 from pydantic import BaseModel
 from pydantic.json_schema import JsonSchemaMode, models_json_schema
 
-from api.routing import PUBLIC, Operation, PlainText
+from api.parsing import UPLOAD_TYPE
+from api.routing import DEVICE, PUBLIC, NoContent, Operation, PlainText
 from api.schemas import ErrorAnswer
 
 Json = dict[str, Any]
@@ -23,10 +24,11 @@ References = dict[tuple[type[BaseModel], str], Json]
 
 REFERENCE = "#/components/schemas/{model}"
 IDENTIFIER_SCHEMA = {"type": "string", "pattern": "^[1-9][0-9]*$", "example": "1"}
+DEVICE_SCHEMA = {"type": "string", "format": "uuid", "example": "3a9ccfce-9773-4c72-b905-6a850e961587"}
 ERROR_WORDS = {
     400: "malformed or invalid; every wrong field is named",
     401: "no token, or one that does not hold",
-    403: "the token lacks the permission",
+    403: "the token lacks the permission, or the callback is not signed",
     404: "there is no such thing",
     409: "not in a state for this, or it exists already",
     413: "the body is too large",
@@ -40,6 +42,8 @@ TAGS = {
     "SLA": "Targets and compliance",
     "Escalation": "Who is to be paged for what, tier by tier",
     "On-call": "Whose turn it is",
+    "Anomaly detection": "Models that score readings, and the readings kept",
+    "Notifications": "What was sent to whom, and what became of it",
     "Authentication": "Login, and one's own account",
     "Users": "Who may do what",
     "Operations": "For those who run the service",
@@ -90,9 +94,10 @@ def documented_operations(app: Flask) -> Iterator[tuple[str, str, str, Operation
 def build_specification(app: Flask) -> Json:
     """Return the OpenAPI 3.0.3 document of an app."""
     operations = list(documented_operations(app))
-    bodies = {op.body for *_, op in operations if op.body}
+    bodies = {model for *_, op in operations for model in (op.body, op.form, op.upload) if model}
     answers: set[type[BaseModel]] = {ErrorAnswer}
-    answers.update(model for *_, op in operations for model in op.answers.values() if model is not PlainText)
+    answers.update(model for *_, op in operations for model in op.answers.values())
+    answers -= {PlainText, NoContent}
     wanted: list[tuple[type[BaseModel], JsonSchemaMode]] = [(model, "validation") for model in bodies]
     wanted += [(model, "serialization") for model in answers]
     wanted.sort(key=lambda pair: (pair[0].__name__, pair[1]))
@@ -142,6 +147,12 @@ def _describe(path: str, method: str, permission: str, described: Operation, ref
             "required": not described.body_is_optional,
             "content": {"application/json": content},
         }
+        if described.upload is not None:
+            upload = {"schema": to_openapi_30(references[(described.upload, "validation")])}
+            shown["requestBody"]["content"][UPLOAD_TYPE] = upload
+    if described.form is not None:
+        content = {"schema": to_openapi_30(references[(described.form, "validation")])}
+        shown["requestBody"] = {"required": True, "content": {"application/x-www-form-urlencoded": content}}
     return shown
 
 
@@ -152,6 +163,8 @@ def _operation_id(path: str, method: str) -> str:
 
 def _answer(model: type[BaseModel], references: References) -> Json:
     description = (model.__doc__ or "").strip().splitlines()[0]
+    if model is NoContent:
+        return {"description": description}
     if model is PlainText:
         return {"description": description, "content": {"text/plain": {"schema": {"type": "string"}}}}
     schema = to_openapi_30(references[(model, "serialization")])
@@ -166,6 +179,8 @@ def _errors(path: str, described: Operation, *, is_public: bool) -> Json:
         statuses.add(404)
     if described.body is not None:
         statuses |= {413, 415}
+    if described.form is not None:
+        statuses.add(413)
     statuses |= set(described.errors)
     schema = {"$ref": REFERENCE.format(model=ErrorAnswer.__name__)}
     return {
@@ -176,7 +191,7 @@ def _errors(path: str, described: Operation, *, is_public: bool) -> Json:
 
 def _path_parameters(path: str) -> list[Json]:
     return [
-        {"name": name, "in": "path", "required": True, "schema": IDENTIFIER_SCHEMA}
+        {"name": name, "in": "path", "required": True, "schema": DEVICE_SCHEMA if name == DEVICE else IDENTIFIER_SCHEMA}
         for name in re.findall(r"<(?:\w+:)?(\w+)>", path)
     ]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
 from typing import Literal
 
 from flask import Response, current_app
@@ -13,8 +14,11 @@ from api.auth import public
 from api.observability import render_metrics
 from api.parsing import Schema
 from api.routing import Answer, ApiBlueprint, PlainText, operation
+from readiness import WorkFigures
 
 operations_bp = ApiBlueprint("operations_api", __name__)
+
+NO_FIGURES = {field.name: None for field in fields(WorkFigures)}
 
 
 class Health(Schema):
@@ -30,6 +34,11 @@ class Readiness(Schema):
     database: Literal["ok", "away"]
     pending_migrations: int | None
     worker_beat_age_seconds: float | None = Field(description="null: no worker has ever run")
+    escalation_lag_seconds: float | None = Field(description="how long the most overdue step of an escalation is due")
+    oldest_pending_notification_seconds: float | None = Field(description="0: none waits to be sent")
+    channels: dict[str, str] = Field(
+        description="channels that a wrong setting stopped within the hour, and why; the service is ready all the same"
+    )
 
 
 @operations_bp.get("/health")
@@ -45,16 +54,18 @@ def get_health() -> Answer:
 @operation(
     "The database answers, is migrated, and a worker beats",
     tag="Operations",
+    description="Also tells how late pages are, and which channels a wrong setting stops.",
     answers={200: Readiness, 503: Readiness},
 )
 def get_readiness() -> Answer:
-    """Ask the database, the migrations and the worker's last beat."""
+    """Ask the database, the migrations, the worker's last beat, and how pages get on."""
     state = services().readiness.check()
     shown = {
         "status": "ready" if state.is_ready else "not_ready",
         "database": "ok" if state.is_database_up else "away",
         "pending_migrations": state.pending_migrations,
-        "worker_beat_age_seconds": state.worker_beat_age_seconds,
+        **(NO_FIGURES if state.figures is None else vars(state.figures)),
+        "channels": state.channel_faults,
     }
     return shown, 200 if state.is_ready else 503
 

@@ -23,6 +23,7 @@ Model = TypeVar("Model", bound=BaseModel)
 
 INT64_MAX = 2**63 - 1
 _FAULTS_WITHIN = "faults_within"
+UPLOAD_TYPE = "multipart/form-data"
 IDENTIFIER = re.compile(r"[1-9][0-9]{0,18}")
 
 
@@ -57,6 +58,25 @@ def read_body(model: type[Model], *, limit_bytes: int, optional: bool = False) -
     if not request.is_json:
         raise UnsupportedMediaType("the body must be JSON: send Content-Type: application/json")
     return parse_json(model, raw)
+
+
+def read_upload(model: type[Model], *, limit_bytes: int) -> Model:
+    """Validate a form whose files are fields like the others.
+
+    Raises:
+        RequestEntityTooLarge: the body has more than ``limit_bytes``.
+        ValidationFailed: with every wrong field.
+    """
+    request.max_content_length = limit_bytes
+    files = {name: file.read() for name, file in request.files.items()}
+    names = [*(name for name, _ in request.form.items(multi=True)), *(n for n, _ in request.files.items(multi=True))]
+    repeated = sorted({name for name in names if names.count(name) > 1})
+    if repeated:
+        raise ValidationFailed(Fault(name, "is given more than once") for name in repeated)
+    try:
+        return model.model_validate({**request.form.to_dict(), **files})
+    except ValidationError as error:
+        raise ValidationFailed(describe_faults(error)) from error
 
 
 def parse_json(model: type[Model], raw: bytes) -> Model:

@@ -17,18 +17,22 @@ import functools
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
+from uuid import UUID
 
+import orjson
 from flask import Blueprint, Response, current_app, request
 from flask.typing import RouteCallable
 from pydantic import BaseModel
-from pydantic_core import to_json
 
-from api.parsing import parse_identifier, parse_query, read_body
+from api.parsing import UPLOAD_TYPE, parse_identifier, parse_query, read_body, read_upload
 from foundation.errors import NotFound
 
 PUBLIC = "public"
+DEVICE = "device_id"
+"""The one name in a path that stands for a UUID."""
 BODY_LIMIT_BYTES = 1024 * 1024
 BATCH_LIMIT_BYTES = 8 * 1024 * 1024
+TRAINING_LIMIT_BYTES = 64 * 1024 * 1024
 
 Payload = Mapping[str, Any]
 Answer = tuple[Payload, int] | tuple[Payload, int, Mapping[str, str]]
@@ -37,15 +41,21 @@ View = Callable[..., Any]
 
 @dataclass(frozen=True)
 class Operation:
-    """What the specification and the parser know of one view."""
+    """What the specification and the parser know of one view.
+
+    An ``upload`` is a form with a file that may come in the place of the JSON ``body``. A ``form`` is left to the view:
+    whether its sender is to be believed depends on what it says.
+    """
 
     summary: str
     tag: str
     answers: Mapping[int, type[BaseModel]]
     description: str = ""
     body: type[BaseModel] | None = None
+    upload: type[BaseModel] | None = None
     body_is_optional: bool = False
     body_limit_bytes: int = BODY_LIMIT_BYTES
+    form: type[BaseModel] | None = None
     query: type[BaseModel] | None = None
     headers: Mapping[str, str] = field(default_factory=dict)
     errors: tuple[int, ...] = ()
@@ -59,12 +69,14 @@ def operation(summary: str, *, tag: str, answers: Mapping[int, type[BaseModel]],
         @functools.wraps(view)
         def run(**arguments: Any) -> Response:
             for name, text in arguments.items():
-                arguments[name] = _parse_path_identifier(name, text)
+                arguments[name] = _parse_path_device(text) if name == DEVICE else _parse_path_identifier(name, text)
             if described.query is not None:
                 arguments["query"] = parse_query(described.query, request.args)
             elif request.query_string:
                 parse_query(NoQuery, request.args)
-            if described.body is not None:
+            if described.upload is not None and request.mimetype == UPLOAD_TYPE:
+                arguments["body"] = read_upload(described.upload, limit_bytes=described.body_limit_bytes)
+            elif described.body is not None:
                 arguments["body"] = read_body(
                     described.body, limit_bytes=described.body_limit_bytes, optional=described.body_is_optional
                 )
@@ -84,8 +96,20 @@ def _parse_path_identifier(name: str, text: str) -> int:
     return identifier
 
 
+def _parse_path_device(text: str) -> str:
+    """Return the device in the path; any UUID is one."""
+    try:
+        return str(UUID(text))
+    except ValueError:
+        raise NotFound("device", text[:40]) from None
+
+
 class PlainText(BaseModel):
     """Plain text."""
+
+
+class NoContent(BaseModel):
+    """Taken in; there is nothing to say."""
 
 
 class NoQuery(BaseModel, extra="forbid"):
@@ -93,18 +117,13 @@ class NoQuery(BaseModel, extra="forbid"):
 
 
 def respond(described: Operation, answer: Answer | Response) -> Response:
-    """Serialise what a view returned; under test, refuse what its schema refuses."""
+    """Serialise what a view returned, times in ISO 8601 with offset; under test, refuse what its schema refuses."""
     if isinstance(answer, Response):
         return answer
     payload, status, *headers = answer
     if current_app.config.get("CHECK_ANSWERS"):
-        described.answers[status].model_validate_json(_dump(payload))
-    return Response(_dump(payload), status, headers[0] if headers else None, mimetype="application/json")
-
-
-def _dump(payload: Payload) -> bytes:
-    """Return the payload as JSON; times are texts by now (to_json would write Z for their offset)."""
-    return to_json(payload)
+        described.answers[status].model_validate_json(orjson.dumps(payload))
+    return Response(orjson.dumps(payload), status, headers[0] if headers else None, mimetype="application/json")
 
 
 class ApiBlueprint(Blueprint):

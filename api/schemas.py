@@ -14,6 +14,7 @@ Severity = Literal["critical", "high", "medium", "low", "info"]
 AlertState = Literal["new", "acknowledged", "investigating", "resolved"]
 
 _DATE = re.compile(r"\d{4}-\d{2}-\d{2}")
+_DIGITS = re.compile(r"-?[0-9]+")
 _OFFSET_LOST_ITS_PLUS = re.compile(r" (\d{2}:?\d{2})$")
 
 
@@ -52,6 +53,12 @@ def _check_text(value: Any) -> Any:
     return value
 
 
+def _check_digits(value: object) -> object:
+    if isinstance(value, str) and _DIGITS.fullmatch(value) is None:
+        raise ValueError("must be a whole number")
+    return value
+
+
 def split_words(value: object) -> object:
     """Split a comma list of a query parameter."""
     return tuple(part.strip() for part in value.split(",")) if isinstance(value, str) else value
@@ -59,6 +66,9 @@ def split_words(value: object) -> object:
 
 Flag = Annotated[bool, Field(strict=False)]
 """true or false in a query."""
+
+DIGITS = BeforeValidator(_check_digits)
+"""Refuses what Python takes for a number in a query and nobody else does: 1_0, 10.0, a space before it."""
 
 SAFE_TEXT = BeforeValidator(_check_text)
 """Refuses what PostgreSQL cannot hold. It stands behind the constraints of a text, or they would apply to any value."""
@@ -112,8 +122,8 @@ class PageOf(Schema):
 class PageQuery(Schema):
     """Which page of a list."""
 
-    page: int = Field(1, ge=1, le=2**31, strict=False)
-    limit: int = Field(50, ge=1, le=200, strict=False)
+    page: Annotated[int, Field(ge=1, le=2**31, strict=False), DIGITS] = 1
+    limit: Annotated[int, Field(ge=1, le=200, strict=False), DIGITS] = 50
     cursor: Annotated[str, StringConstraints(max_length=200)] | None = None
 
 

@@ -1,4 +1,4 @@
-"""From rows to the shapes of the API; times and identifiers become texts here."""
+"""From rows to the shapes of the API; identifiers become texts here, times where the answer is written."""
 
 from __future__ import annotations
 
@@ -10,6 +10,12 @@ from alert_lifecycle import GroupOutcome
 from foundation.paging import Page
 
 Row = Mapping[str, Any]
+
+HISTORY_FIELDS = (
+    "kind", "created_at", "by", "previous_state", "state", "implied", "notes", "resolution", "policy_name", "status",
+    "pass", "tier", "unreachable", "channel", "recipient", "error",
+)  # fmt: skip
+HISTORY_IDENTIFIERS = ("assigned_to_user_id", "escalation_id", "notification_id")
 
 
 def show_time(value: datetime | None) -> str | None:
@@ -24,7 +30,6 @@ def show_identifier(value: int | None) -> str | None:
 
 def show_listed_alert(row: Row) -> dict[str, Any]:
     """Return an alert as lists show it. Written out: a page shows 50 to 200 of them, and loops over names cost half."""
-    acknowledged_at, resolved_at = show_time(row["acknowledged_at"]), show_time(row["resolved_at"])
     sla = {
         "target_tta": row["target_tta"],
         "target_ttr": row["target_ttr"],
@@ -34,10 +39,10 @@ def show_listed_alert(row: Row) -> dict[str, Any]:
         "ttr_breached": row["ttr_breached"],
         "tta_at_risk": row["tta_at_risk"],
         "ttr_at_risk": row["ttr_at_risk"],
-        "tta_due_at": row["tta_due_at"].isoformat(),
-        "ttr_due_at": row["ttr_due_at"].isoformat(),
-        "acknowledged_at": acknowledged_at,
-        "resolved_at": resolved_at,
+        "tta_due_at": row["tta_due_at"],
+        "ttr_due_at": row["ttr_due_at"],
+        "acknowledged_at": row["acknowledged_at"],
+        "resolved_at": row["resolved_at"],
     }
     return {
         "alert_id": str(row["alert_id"]),
@@ -55,30 +60,36 @@ def show_listed_alert(row: Row) -> dict[str, Any]:
         "assigned_to_user_id": show_identifier(row["assigned_to_user_id"]),
         "resolution": row["resolution"],
         "reported_by": row["reported_by"],
-        "occurred_at": row["occurred_at"].isoformat(),
-        "created_at": row["created_at"].isoformat(),
-        "acknowledged_at": acknowledged_at,
-        "resolved_at": resolved_at,
+        "occurred_at": row["occurred_at"],
+        "created_at": row["created_at"],
+        "acknowledged_at": row["acknowledged_at"],
+        "resolved_at": row["resolved_at"],
         "sla": sla,
     }
 
 
 def show_alert(row: Row) -> dict[str, Any]:
-    """Return an alert with its group; ``escalation`` is null while nothing escalates."""
+    """Return an alert with its group and escalation, and after a step with what was on its way then."""
     group = dict(row["alert_group"])
     group["group_id"] = str(group["group_id"])
     for name in ("first_occurrence_at", "last_occurrence_at", "closed_at"):
         group[name] = group[name] and show_time(datetime.fromisoformat(group[name]))
-    return {**show_listed_alert(row), "group": group, "escalation": None}
+    escalation = None if row["escalation"] is None else show_alert_escalation(row["escalation"])
+    in_flight = {"in_flight": row["in_flight"]} if "in_flight" in row else {}
+    return {**show_listed_alert(row), "group": group, "escalation": escalation, **in_flight}
+
+
+def show_alert_escalation(row: Row) -> dict[str, Any]:
+    """Return what an alert tells of its escalation; times come as the database's texts."""
+    shown = {name: row[name] for name in ("policy_name", "status", "current_tier", "pass")}
+    for name in ("next_tier_at", "started_at", "ended_at"):
+        shown[name] = row[name] and datetime.fromisoformat(row[name])
+    return {"escalation_id": str(row["escalation_id"]), "policy_id": str(row["policy_id"]), **shown}
 
 
 def show_group(row: Row) -> dict[str, Any]:
     """Return a group."""
-    shown = dict(row)
-    shown["group_id"] = str(row["group_id"])
-    for name in ("first_occurrence_at", "last_occurrence_at", "closed_at"):
-        shown[name] = show_time(row[name])
-    return shown
+    return {**row, "group_id": str(row["group_id"])}
 
 
 def show_page(page: Page, show_row: Callable[[Row], Row]) -> dict[str, Any]:
@@ -94,15 +105,14 @@ def show_page(page: Page, show_row: Callable[[Row], Row]) -> dict[str, Any]:
 
 
 def show_history(alert_id: int, rows: Any) -> dict[str, Any]:
-    """Return the timeline of an alert."""
-    entries = []
-    for row in rows:
-        entry = {
-            name: row[name] for name in ("kind", "by", "previous_state", "state", "implied", "notes", "resolution")
+    """Return the timeline of an alert: every entry has every field, null where it does not belong to its kind."""
+    entries = [
+        {
+            **{name: row.get(name) for name in HISTORY_FIELDS},
+            **{name: show_identifier(row.get(name)) for name in HISTORY_IDENTIFIERS},
         }
-        entry["created_at"] = show_time(row["created_at"])
-        entry["assigned_to_user_id"] = show_identifier(row["assigned_to_user_id"])
-        entries.append(entry)
+        for row in rows
+    ]
     return {"alert_id": str(alert_id), "data": entries}
 
 
@@ -122,6 +132,7 @@ def show_group_outcome(outcome: GroupOutcome, target: str) -> dict[str, Any]:
             }
             for alert_id, state in outcome.unchanged.items()
         ],
+        "in_flight": outcome.in_flight,
     }
 
 

@@ -1,12 +1,14 @@
 -- name: get_user^
 -- One user as clients see it.
-SELECT id AS user_id, email, name, role, phone, time_zone, session_number, created_at, updated_at
+SELECT id AS user_id, email, name, role, phone, time_zone, session_number, created_at, updated_at,
+       sms_opted_out_at(phone) AS opted_out_of_sms_at
 FROM users
 WHERE id = :user_id;
 
 -- name: lock_user^
 -- One user, locked until the transaction ends.
-SELECT id AS user_id, email, name, role, phone, time_zone, session_number, created_at, updated_at
+SELECT id AS user_id, email, name, role, phone, time_zone, session_number, created_at, updated_at,
+       sms_opted_out_at(phone) AS opted_out_of_sms_at
 FROM users
 WHERE id = :user_id
 FOR UPDATE;
@@ -25,7 +27,8 @@ FOR UPDATE;
 
 -- name: list_users
 -- A page of users, newest first.
-SELECT id AS user_id, email, name, role, phone, time_zone, session_number, created_at, updated_at
+SELECT id AS user_id, email, name, role, phone, time_zone, session_number, created_at, updated_at,
+       sms_opted_out_at(phone) AS opted_out_of_sms_at
 FROM users
 WHERE :cursor_at::timestamptz IS NULL
     OR (created_at, id) < (:cursor_at::timestamptz, :cursor_id::bigint)
@@ -40,7 +43,8 @@ SELECT count(*) FROM users;
 -- Adds a user.
 INSERT INTO users (email, name, role, password_hash, phone, time_zone)
 VALUES (:email, :name, :role, :password_hash, :phone, :time_zone)
-RETURNING id AS user_id, email, name, role, phone, time_zone, session_number, created_at, updated_at;
+RETURNING id AS user_id, email, name, role, phone, time_zone, session_number, created_at, updated_at,
+          sms_opted_out_at(phone) AS opted_out_of_sms_at;
 
 -- name: insert_first_administrator$
 -- Adds the administrator of an empty table; of two processes that try at once, the unique e-mail lets one through.
@@ -62,7 +66,8 @@ SET email = :email,
     session_number = session_number + CASE WHEN :password_hash IS NULL THEN 0 ELSE 1 END,
     updated_at = app_now()
 WHERE id = :user_id
-RETURNING id AS user_id, email, name, role, phone, time_zone, session_number, created_at, updated_at;
+RETURNING id AS user_id, email, name, role, phone, time_zone, session_number, created_at, updated_at,
+          sms_opted_out_at(phone) AS opted_out_of_sms_at;
 
 -- name: delete_user!
 -- Removes a user; alerts and their history keep the identifier.
@@ -70,7 +75,8 @@ DELETE FROM users WHERE id = :user_id;
 
 -- name: get_credentials^
 -- What a login is checked against.
-SELECT id AS user_id, email, name, role, phone, time_zone, session_number, created_at, updated_at, password_hash
+SELECT id AS user_id, email, name, role, phone, time_zone, session_number, created_at, updated_at,
+       sms_opted_out_at(phone) AS opted_out_of_sms_at, password_hash
 FROM users
 WHERE email = :email;
 

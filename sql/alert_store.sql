@@ -1,17 +1,8 @@
 -- name: raise_alert^
--- Records one alert.
-SELECT * FROM raise_alert(:device_id::uuid, :severity::alert_severity, :message, :metadata::jsonb, :metric, :source,
-                          :occurred_at::timestamptz, :escalate, :reported_by, :key_class);
-
--- name: raise_prepared_alert^
--- Records one alert: the hot path, once prepare_raise_alert has been run on the connection.
-EXECUTE raise_alert(:device_id, :severity, :message, :metadata, :metric, :source, :occurred_at, :escalate,
-                    :reported_by, :key_class);
-
--- name: prepare_raise_alert#
--- Parsing and planning the hot statement anew costs a quarter of what it does: it is prepared once per connection.
-PREPARE raise_alert (uuid, alert_severity, text, jsonb, text, text, timestamptz, boolean, text, text) AS
-SELECT * FROM raise_alert($1, $2, $3, $4, $5, $6, $7, $8, $9, $10);
+-- Records one alert: the hot path.
+SELECT * FROM raise_alert(:device_id::uuid, :severity::alert_severity, :message::text, :metadata::jsonb, :metric::text,
+                          :source::text, :occurred_at::timestamptz, :escalate::boolean, :reported_by::text,
+                          :key_class::text);
 
 -- name: raise_alerts
 -- Records a batch, all or nothing; one row per report, in order.
@@ -25,16 +16,23 @@ SELECT * FROM raise_alerts(
     ), :reported_by);
 
 -- name: get_alert^
--- One alert with its clocks and its group.
-SELECT d.*, to_jsonb(g) AS alert_group
+-- One alert with its clocks, its group and the last escalation that concerns it.
+SELECT d.*, to_jsonb(g) AS alert_group, to_jsonb(e) AS escalation
 FROM v_alert_details AS d JOIN v_alert_groups AS g USING (group_id)
-WHERE d.alert_id = :alert_id;
+LEFT JOIN v_escalations AS e ON e.escalation_id = (
+    SELECT max(v.escalation_id) FROM v_alert_escalations AS v WHERE v.alert_id = d.alert_id)
+WHERE d.alert_id = :alert_id::bigint;
 
 -- name: list_alerts
 -- A page in order of an index: that of the device, the group or the metric where one is named, else the newest.
-SELECT d.*
+-- Its alerts are carried along rather than read again through v_alert_details: planning that took as long as the rest.
+SELECT page.id AS alert_id, page.device_id::text AS device_id, page.severity, page.message, page.metric, page.source,
+       page.metadata, page.state, page.group_id, page.duplicate_of, page.escalate, page.assigned_to_user_id,
+       page.resolution, page.reported_by, page.occurred_at, page.created_at, s.target_tta, s.target_ttr, s.actual_tta,
+       s.actual_ttr, s.tta_due_at, s.ttr_due_at, s.acknowledged_at, s.resolved_at, s.tta_breached, s.ttr_breached,
+       s.tta_at_risk, s.ttr_at_risk
 FROM (
-    SELECT a.id, a.created_at
+    SELECT a.*
     FROM alerts AS a
     WHERE (:device_id::uuid IS NULL OR a.device_id = :device_id::uuid)
         AND (:group_id::bigint IS NULL OR a.group_id = :group_id::bigint)
@@ -49,19 +47,23 @@ FROM (
     ORDER BY a.created_at DESC, a.id DESC
     OFFSET :offset LIMIT :limit
 ) AS page
-JOIN v_alert_details AS d ON d.alert_id = page.id
+JOIN v_alert_sla_status AS s ON s.alert_id = page.id
 ORDER BY page.created_at DESC, page.id DESC;
 
 -- name: list_alerts_by_class
 -- A page by severity and state. Each pair is read in order from its own stretch of alerts_severity_state_newest,
 -- and the few rows that could make the page are merged; a filter over the newest would walk far for a rare pair.
-SELECT d.*
+SELECT page.id AS alert_id, page.device_id::text AS device_id, page.severity, page.message, page.metric, page.source,
+       page.metadata, page.state, page.group_id, page.duplicate_of, page.escalate, page.assigned_to_user_id,
+       page.resolution, page.reported_by, page.occurred_at, page.created_at, s.target_tta, s.target_ttr, s.actual_tta,
+       s.actual_ttr, s.tta_due_at, s.ttr_due_at, s.acknowledged_at, s.resolved_at, s.tta_breached, s.ttr_breached,
+       s.tta_at_risk, s.ttr_at_risk
 FROM (
-    SELECT a.id, a.created_at
+    SELECT a.*
     FROM unnest(:severities::alert_severity[]) AS wanted_severity (severity)
     CROSS JOIN unnest(:states::alert_state[]) AS wanted_state (state)
     CROSS JOIN LATERAL (
-        SELECT a.id, a.created_at
+        SELECT a.*
         FROM alerts AS a
         WHERE a.severity = wanted_severity.severity AND a.state = wanted_state.state
             AND (:start_at::timestamptz IS NULL OR a.created_at >= :start_at::timestamptz)
@@ -75,7 +77,7 @@ FROM (
     ORDER BY a.created_at DESC, a.id DESC
     OFFSET :offset LIMIT :limit
 ) AS page
-JOIN v_alert_details AS d ON d.alert_id = page.id
+JOIN v_alert_sla_status AS s ON s.alert_id = page.id
 ORDER BY page.created_at DESC, page.id DESC;
 
 -- name: count_by_class$
