@@ -1,6 +1,7 @@
 """What the models can refuse, each with a stable `code`.
 
 ModelError
+├── ModelMissingError      model_not_found            no version is active for a device and metric
 ├── ModelFormatError       model_format_unsupported   bytes of another format, or state that does not fit
 ├── ModelTamperedError     model_tampered             the seal does not match bytes and owner
 ├── UnknownAlgorithmError  unknown_algorithm          no such algorithm
@@ -16,6 +17,18 @@ class ModelError(DomainError):
     """A model cannot be made, trained or loaded."""
 
     code = "model_error"
+
+
+class ModelMissingError(ModelError):
+    """No version of a model is active for this metric of this device."""
+
+    code = "model_not_found"
+
+    def __init__(self, device_id: str, metric: str) -> None:
+        super().__init__(
+            f"no model is active for the metric {metric!r} of device {device_id}: train one with"
+            " POST /api/v1/ml/models/train, or activate an earlier one"
+        )
 
 
 class ModelFormatError(ModelError):
