@@ -18,7 +18,7 @@ setup: $(STAMP) ## Make .venv and nothing else
 run: $(STAMP) ## Run everything: embedded database, web on port 5002, worker (Ctrl-C stops it)
 	@exec $(BIN)/python -m commands run --end-with-parent
 
-demo: $(STAMP) ## Play a small plant through the service (ARGS="--csv FILE --high X --low Y" for your own readings)
+demo: $(STAMP) ## Play a small plant and show the pages it causes (ARGS="--csv FILE --high X --low Y" for your own readings)
 	@exec $(BIN)/python app_advanced.py demo $(ARGS)
 
 test: $(STAMP) ## Run all tests

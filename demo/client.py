@@ -1,8 +1,9 @@
-"""The REST API as a device, an operator or a viewer of the demonstration uses it."""
+"""The REST API as a device, an operator, an administrator or a viewer of the demonstration uses it."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from http import HTTPStatus
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
@@ -61,8 +62,8 @@ class BearerToken(AuthBase):
 class ServiceClient:
     """One caller over one kept-alive connection, patient while the service is away.
 
-    Every request may be sent more than once: reports of alerts carry an Idempotency-Key, the steps of people and
-    the readers change nothing when they come twice.
+    Every request may be sent more than once: reports of alerts carry an Idempotency-Key, what has a name is created
+    once, the steps of people and the readers change nothing when they come twice.
     """
 
     def __init__(
@@ -91,13 +92,44 @@ class ServiceClient:
 
     def list_alerts(self, device_id: str) -> Iterator[dict[str, Any]]:
         """Yield the alerts of a device, newest first."""
-        query: dict[str, str | int] = {"device_id": device_id, "limit": PAGE_LIMIT}
+        return self._list("/alerts", {"device_id": device_id})
+
+    def list_escalations(self, device_id: str) -> Iterator[dict[str, Any]]:
+        """Yield the escalations of a device, newest first."""
+        return self._list("/escalations", {"device_id": device_id})
+
+    def train_model(self, order: Mapping[str, Any]) -> dict[str, Any]:
+        """Train a model and return it; sent twice it trains a second version of the same rows."""
+        return self._send("POST", "/ml/models/train", json=order).body
+
+    def predict_batch(self, readings: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+        """Hand over readings and return what is said of each; sent twice they are late, and nothing is said of them."""
+        results: list[dict[str, Any]] = self._send("POST", "/ml/predict/batch", json={"readings": readings}).body[
+            "data"
+        ]
+        return results
+
+    def ensure_named(self, path: str, document: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the thing of a collection that has the document's name, created from it where none has."""
+        try:
+            return self._send("POST", path, json=document).body
+        except ServiceRefused as error:
+            # Somebody was first: perhaps ourselves, with a request whose answer was lost.
+            if error.status != HTTPStatus.CONFLICT:
+                raise
+            found = next((thing for thing in self._list(path, {}) if thing["name"] == document["name"]), None)
+            if found is None:
+                raise
+            return found
+
+    def _list(self, path: str, query: Mapping[str, str]) -> Iterator[dict[str, Any]]:
+        wanted: dict[str, str | int] = {**query, "limit": PAGE_LIMIT}
         while True:
-            page = self._send("GET", "/alerts", params=query).body
+            page = self._send("GET", path, params=wanted).body
             yield from page["data"]
             if page["next_cursor"] is None:
                 return
-            query["cursor"] = page["next_cursor"]
+            wanted["cursor"] = page["next_cursor"]
 
     def _send(self, method: str, path: str, **request: Any) -> Answer:
         """Send until there is an answer, later and later, for PATIENCE_SECONDS at the most.

@@ -165,17 +165,17 @@ PLANT = (
 )
 
 
-def plan_shift(device_ids: Mapping[str, str], ends_at: datetime) -> list[Event]:
+def plan_shift(device_ids: Mapping[str, str], ends_at: datetime, *, escalate: bool = False) -> list[Event]:
     """Return what happens in the plant during the shift that ends at ``ends_at``, in the order of time.
 
-    ``device_ids`` are the machines' by their names. The alerts page nobody: they are made up.
+    ``device_ids`` are the machines' by their names. Without ``escalate`` the alerts page nobody: they are made up.
     """
     begins_at = ends_at - SHIFT
     generator = random.Random(SEED)  # noqa: S311  # a plant, not a secret
     events: list[Event] = []
     for machine in PLANT:
         device_id = device_ids[machine.name]
-        events.extend(_plan_machine(machine, device_id, begins_at, generator))
+        events.extend(_plan_machine(machine, device_id, begins_at, generator, escalate=escalate))
         events.extend(
             CrewStep(begins_at + timedelta(minutes=care.minute), device_id, care.action, care.body())
             for care in machine.care
@@ -184,11 +184,14 @@ def plan_shift(device_ids: Mapping[str, str], ends_at: datetime) -> list[Event]:
 
 
 def _plan_machine(
-    machine: Machine, device_id: str, begins_at: datetime, generator: random.Random
+    machine: Machine, device_id: str, begins_at: datetime, generator: random.Random, *, escalate: bool
 ) -> Iterator[Measured]:
     for sample, value in enumerate(machine.measure(generator)):
         at = begins_at + timedelta(seconds=sample * SAMPLE_SECONDS)
-        yield Measured(at, device_id, f"{machine.name}, sample {sample}", _judge(machine, device_id, value, at))
+        report = _judge(machine, device_id, value, at)
+        if report is not None:
+            report["escalate"] = escalate
+        yield Measured(at, device_id, f"{machine.name}, sample {sample}", report)
 
 
 def _judge(machine: Machine, device_id: str, value: float, at: datetime) -> dict[str, Any] | None:
@@ -197,6 +200,5 @@ def _judge(machine: Machine, device_id: str, value: float, at: datetime) -> dict
         crossing = level.limits.find_crossing(value)
         if crossing is not None:
             device = Device(device_id, machine.name, machine.metric, level.severity, level.limits)
-            report = make_report(device, crossing, value, at, {"unit": machine.unit}, machine.unit)
-            return {**report, "escalate": False}
+            return make_report(device, crossing, value, at, {"unit": machine.unit}, machine.unit)
     return None

@@ -25,6 +25,7 @@ SEVERITY_STYLES = {
     "info": "blue",
 }
 CLOCK_STYLES = {"met": "green", "open": "default", "at risk": "yellow", "breached": "bold red"}
+CHANNEL_WORDS = {"email": "e-mail", "sms": "SMS"}
 ACTION_WORDS = {"acknowledge": "acknowledged", "investigate": "investigating", "resolve": "resolved"}
 
 
@@ -102,8 +103,14 @@ class ProgressView:
             self._console.print(line, soft_wrap=True)
 
 
-def make_table(played: Played, outcome: Outcome, survey: Survey | None) -> Table:
-    """Return the table of a demonstration; without a survey (the token may not read) its rows are left out."""
+def make_table(
+    played: Played, outcome: Outcome, survey: Survey | None, arrived: Mapping[str, int] | None = None
+) -> Table:
+    """Return the table of a demonstration.
+
+    Without a survey (the token may not read) its rows are left out, and so are the pages without ``arrived``, the count
+    of those that came to the inbox by their channel.
+    """
     table = Table(
         box=box.ROUNDED,
         border_style="dim",
@@ -125,6 +132,10 @@ def make_table(played: Played, outcome: Outcome, survey: Survey | None) -> Table
     table.add_row("Noise reduction", f"{outcome.noise_reduction_pct:.1f} %", "100 × (1 - groups / alerts)")
     if survey is not None:
         _add_survey(table, survey)
+    if arrived is not None:
+        for channel, name in CHANNEL_WORDS.items():
+            table.add_row(f"Pages by {name}", f"{arrived.get(channel, 0):,}", "in the inbox up to now")
+        table.add_section()
     table.add_row("Time", f"{outcome.seconds:.1f} s", describe_rate(played.speed, alerts, outcome.seconds))
     return table
 

@@ -6,10 +6,11 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from http import HTTPStatus
+from pathlib import Path
 
 import requests
 
@@ -100,14 +101,16 @@ def is_healthy(url: str, path: str = "/health") -> bool:
 class OwnService:
     """A service that was started for a demonstration; what it prints is passed on line by line."""
 
-    def __init__(self, tell: Callable[[str], None]) -> None:
+    def __init__(
+        self, tell: Callable[[str], None], environment: Mapping[str, str] = os.environ, folder: Path | None = None
+    ) -> None:
         # Its log would drown the demonstration; who wants it sets LOG_LEVEL.
-        environment = {"LOG_LEVEL": "WARNING", **os.environ}
+        environment = {"LOG_LEVEL": "WARNING", **environment}
         command = [sys.executable, str(SOURCE_FOLDER / "app_advanced.py"), "run"]
         reader, writer = os.pipe()
         with os.fdopen(writer, "wb") as output:
             self._process = start_child(
-                command, environment=environment, signal_on_parent_death=signal.SIGTERM, output=output
+                command, environment=environment, signal_on_parent_death=signal.SIGTERM, output=output, folder=folder
             )
         self._forwarding = threading.Thread(target=_forward_lines, args=(reader, tell), daemon=True)
         self._forwarding.start()
