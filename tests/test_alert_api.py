@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from tests.factories import DEVICE, make_device, make_report
+from tests.factories import DEVICE, HOOK, MAIL, SMS, make_device, make_policy, make_report
 
 ALERTS = "/api/v1/alerts"
 GROUPS = "/api/v1/groups"
@@ -770,3 +770,180 @@ def test_group_investigate_refuses_an_assignee_who_does_not_exist(raise_alert, a
     group_id = raise_alert()["group_id"]
     response = act(group_id, "investigate", kind="groups", assign_to_user_id=999)
     assert (response.status_code, fields_of(response.json)) == (400, ["assign_to_user_id"])
+
+
+# ---- escalation policies
+
+
+POLICIES = "/api/v1/escalation-policies"
+
+
+@pytest.fixture
+def create_policy(client, headers):
+    """Create a policy and return the answer: ``create_policy(name="Line 3", expect=409)``."""
+
+    def post(*tiers: dict[str, Any], expect: int = 201, **fields: Any) -> Any:
+        response = client.post(POLICIES, json=make_policy(*tiers, **fields), headers=headers("admin"))
+        assert response.status_code == expect, response.json
+        return response.json
+
+    return post
+
+
+def test_list_escalation_policies_success(create_policy, read, clock):
+    older = create_policy(name="Critical line", priority=10)
+    clock.advance(timedelta(minutes=1))
+    newer = create_policy(name="All the rest", severity_match=["high", "medium"], enabled=False)
+    page = read(POLICIES)
+    assert page["data"] == [newer, older]
+    assert (page["page"], page["limit"], page["total"], page["next_cursor"]) == (1, 50, 2, None)
+
+
+def test_list_escalation_policies_filter(create_policy, read):
+    create_policy(name="on", severity_match=["critical", "high"])
+    create_policy(name="off", severity_match=["high"], enabled=False)
+    for query, names in (
+        ({"enabled": "true"}, ["on"]),
+        ({"enabled": "false"}, ["off"]),
+        ({"severity_match": "high"}, ["off", "on"]),
+        ({"severity_match": "critical"}, ["on"]),
+        ({"severity_match": "high", "enabled": "true"}, ["on"]),
+        ({"severity_match": "info"}, []),
+    ):
+        assert ids_of(read(POLICIES, **query), "name") == names, query
+
+
+def test_list_escalation_policies_empty(read):
+    assert (read(POLICIES)["data"], read(POLICIES)["total"]) == ([], 0)
+
+
+def test_create_escalation_policy_success(create_policy, read):
+    policy = create_policy(description="the press", priority=10, repeat=2)
+    assert policy == {
+        "policy_id": policy["policy_id"],
+        "name": "Critical line",
+        "description": "the press",
+        "enabled": True,
+        "priority": 10,
+        "rules": {"severity_match": ["critical"], "repeat": 2, "tiers": [MAIL, SMS, HOOK]},
+        "created_at": "2026-03-02T08:00:00+00:00",
+        "updated_at": "2026-03-02T08:00:00+00:00",
+    }
+    assert read(f"{POLICIES}/{policy['policy_id']}") == policy
+
+
+def test_create_escalation_policy_invalid_rules(create_policy, read):
+    wrong = {"delay_minutes": 5, "channels": ["sms"], "recipients": ["shift@example.com", "user:4711"]}
+    answer = create_policy(wrong, MAIL, expect=400)
+    # Of the rules that can be checked without looking anybody up, every fault at once; of who is named, then.
+    assert fields_of(answer) == ["rules.tiers[0].recipients[0]", "rules.tiers[1].delay_minutes"]
+    nobody = {**wrong, "recipients": ["user:4711", "oncall:4712"]}
+    answer = create_policy(nobody, expect=400)
+    assert fields_of(answer) == ["rules.tiers[0].recipients[0]", "rules.tiers[0].recipients[1]"]
+    assert read(POLICIES)["total"] == 0
+
+
+def test_create_escalation_policy_missing_fields(client, headers):
+    response = client.post(POLICIES, json={"rules": {"repeat": 1}}, headers=headers("admin"))
+    assert response.status_code == 400
+    assert sorted(fields_of(response.json)) == ["name", "rules.severity_match", "rules.tiers"]
+
+
+def test_create_escalation_policy_duplicate_name(create_policy):
+    create_policy()
+    assert create_policy(expect=409)["code"] == "conflict"
+
+
+def test_create_escalation_policy_unauthorized(client, headers):
+    assert client.post(POLICIES, json=make_policy()).status_code == 401
+    for role in ("viewer", "operator", "engineer"):
+        response = client.post(POLICIES, json=make_policy(), headers=headers(role))
+        assert (response.status_code, response.json["code"]) == (403, "permission_denied")
+
+
+# ---- on call
+
+
+ON_CALL = "/api/v1/on-call"
+ROTATION: dict[str, Any] = {
+    "name": "Line 3",
+    "rotation_type": "daily",
+    "rotation_start": "2026-03-01T06:00:00",
+    "timezone": "UTC",
+    "users": {
+        "users": [
+            {"user_id": "1", "name": "Engineer A", "email": "a@example.com", "phone": "+33612345678"},
+            {"user_id": "2", "name": "Engineer B", "email": "b@example.com", "phone": None},
+        ]
+    },
+}
+
+
+@pytest.fixture
+def create_schedule(client, headers):
+    """Create a daily rotation of two and return the answer."""
+
+    def post(**fields: Any) -> Any:
+        response = client.post(f"{ON_CALL}/schedules", json={**ROTATION, **fields}, headers=headers("engineer"))
+        assert response.status_code == 201, response.json
+        return response.json
+
+    return post
+
+
+def test_on_call_current_success(create_schedule, read):
+    schedule = create_schedule()
+    current = read(f"{ON_CALL}/current", schedule_id=schedule["schedule_id"])
+    engineer_a, engineer_b = ROTATION["users"]["users"]
+    assert current == {
+        "schedule_id": schedule["schedule_id"],
+        "schedule_name": "Line 3",
+        "user": engineer_b,
+        "shift_start": "2026-03-02T06:00:00+00:00",
+        "shift_end": "2026-03-03T06:00:00+00:00",
+        "is_override": False,
+        "override_reason": None,
+        "next": {
+            "user": engineer_a,
+            "shift_start": "2026-03-03T06:00:00+00:00",
+            "shift_end": "2026-03-04T06:00:00+00:00",
+            "is_override": False,
+            "override_reason": None,
+        },
+    }
+
+
+def test_on_call_current_at_another_instant(create_schedule, read):
+    create_schedule()
+    for at, name in (
+        ("2026-03-03T05:59:59Z", "Engineer B"),
+        ("2026-03-03T06:00:00Z", "Engineer A"),
+        ("2026-02-28T12:00:00Z", "Engineer B"),
+    ):
+        current = read(f"{ON_CALL}/current", at=at)
+        assert current["user"]["name"] == current["schedules"][0]["user"]["name"] == name, at
+
+
+def test_on_call_current_not_found(read):
+    assert read(f"{ON_CALL}/current", expect=404, schedule_id=4711)["error"] == "schedule 4711 does not exist"
+
+
+def test_on_call_schedules_success(create_schedule, read, clock):
+    older = create_schedule()
+    clock.advance(timedelta(minutes=1))
+    newer = create_schedule(name="Line 4", rotation_type="weekly")
+    page = read(f"{ON_CALL}/schedules")
+    assert page["data"] == [newer, older]
+    assert page["total"] == 2
+
+
+def test_on_call_schedules_filter(create_schedule, read):
+    create_schedule()
+    create_schedule(name="Line 4", rotation_type="weekly", enabled=False)
+    for query, names in (
+        ({"enabled": "true"}, ["Line 3"]),
+        ({"enabled": "false"}, ["Line 4"]),
+        ({"rotation_type": "weekly"}, ["Line 4"]),
+        ({"rotation_type": "weekly", "enabled": "true"}, []),
+    ):
+        assert ids_of(read(f"{ON_CALL}/schedules", **query), "name") == names, query

@@ -121,6 +121,7 @@ def test_login_answers_a_token_that_opens(ana, client, log_in):
         "name": "Ana",
         "role": "operator",
         "phone": None,
+        "opted_out_of_sms_at": None,
         "time_zone": "UTC",
         "created_at": "2026-03-02T08:00:00+00:00",
         "updated_at": "2026-03-02T08:00:00+00:00",
@@ -244,6 +245,21 @@ def test_fifty_failures_close_an_address(ana, log_in, sql, clock):
     assert log_in().status_code == 429
     clock.advance(timedelta(minutes=15, seconds=1))
     assert log_in().status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("proxies", "expected"), [(0, "127.0.0.1"), (1, "192.0.2.9"), (2, "198.51.100.7"), (4, "127.0.0.1")]
+)
+def test_failures_count_by_the_address_that_the_outermost_trusted_proxy_saw(settings, services, sql, proxies, expected):
+    app = create_app(settings.model_copy(update={"trusted_proxies": proxies}))
+    forwarded = {"X-Forwarded-For": "203.0.113.5, 198.51.100.7, 192.0.2.9"}
+    body = {"email": EMAIL, "password": WRONG}
+    try:
+        assert app.test_client().post("/api/v1/auth/login", json=body, headers=forwarded).status_code == 401
+    finally:
+        app.extensions["services"].database.close()
+    counted = [throttle for (throttle,) in sql("SELECT throttle FROM login_failures WHERE throttle LIKE 'address:%'")]
+    assert counted == [f"address:{expected}"]
 
 
 def test_failures_count_across_processes(ana, log_in, other_accounts):
@@ -438,6 +454,7 @@ def test_me_with_an_account(ana, client, bearer):
         "role": "operator",
         "permissions": sorted(ROLES["operator"]),
         "phone": None,
+        "opted_out_of_sms_at": None,
         "time_zone": "UTC",
         "created_at": "2026-03-02T08:00:00+00:00",
         "updated_at": "2026-03-02T08:00:00+00:00",

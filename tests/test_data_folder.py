@@ -19,8 +19,8 @@ from foundation.data_folder import (
     write_private_file,
 )
 from foundation.errors import SettingsError
-from foundation.secrets_file import add_generated_secrets, ensure_jwt_secret
-from foundation.settings import MINIMUM_SECRET_BYTES, Settings
+from foundation.secrets_file import JWT_SECRET, WEBHOOK_SECRET, SecretKind, add_generated_secrets, ensure_secret
+from foundation.settings import Settings
 
 SOURCE_FOLDER = Path(__file__).resolve().parent.parent
 
@@ -73,30 +73,44 @@ def test_private_file_is_replaced_whole_or_not_at_all(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_secret_is_made_once_and_private(tmp_path: Path) -> None:
-    secret = ensure_jwt_secret(tmp_path)
-    assert len(secret.encode()) >= MINIMUM_SECRET_BYTES
-    assert ensure_jwt_secret(tmp_path) == secret
-    assert (tmp_path / "jwt_secret").stat().st_mode & 0o777 == 0o600
-    assert ensure_jwt_secret(tmp_path / "other") != secret
+@pytest.mark.parametrize("kind", [JWT_SECRET, WEBHOOK_SECRET], ids=lambda kind: kind.name)
+def test_secret_is_made_once_and_private(tmp_path: Path, kind: SecretKind) -> None:
+    secret = ensure_secret(tmp_path, kind)
+    kind.check(secret)
+    assert ensure_secret(tmp_path, kind) == secret
+    assert (tmp_path / kind.name).stat().st_mode & 0o777 == 0o600
+    assert ensure_secret(tmp_path / "other", kind) != secret
 
 
 def test_all_who_ask_at_once_get_one_secret(tmp_path: Path) -> None:
     with ThreadPoolExecutor(16) as pool:
-        secrets = set(pool.map(lambda _: ensure_jwt_secret(tmp_path / "new"), range(64)))
+        secrets = set(pool.map(lambda _: ensure_secret(tmp_path / "new", JWT_SECRET), range(64)))
     assert len(secrets) == 1
     assert [path.name for path in (tmp_path / "new").iterdir()] == ["jwt_secret"]
 
 
-def test_damaged_secret_is_told_not_used(tmp_path: Path) -> None:
-    (tmp_path / "jwt_secret").write_text("short\n")
-    with pytest.raises(SettingsError, match=r"^DATA_DIR: .*jwt_secret"):
-        ensure_jwt_secret(tmp_path)
+@pytest.mark.parametrize("kind", [JWT_SECRET, WEBHOOK_SECRET], ids=lambda kind: kind.name)
+def test_damaged_secret_is_told_not_used(tmp_path: Path, kind: SecretKind) -> None:
+    (tmp_path / kind.name).write_text("short\n")
+    with pytest.raises(SettingsError, match=rf"^DATA_DIR: .*{kind.name}"):
+        ensure_secret(tmp_path, kind)
 
 
 def test_secret_that_is_set_wins(tmp_path: Path) -> None:
-    given = Settings(_env_file=None, data_dir=tmp_path / "none", jwt_secret="s" * 40)
+    webhook_secret = ensure_secret(tmp_path / "elsewhere", WEBHOOK_SECRET)
+    given = Settings(
+        _env_file=None, data_dir=tmp_path / "none", database_url="", jwt_secret="s" * 40, webhook_secret=webhook_secret
+    )
     assert add_generated_secrets(given) is given
     assert not (tmp_path / "none").exists()
     made = add_generated_secrets(Settings(_env_file=None, data_dir=tmp_path, database_url="", jwt_secret=""))
-    assert made.jwt_secret == ensure_jwt_secret(tmp_path)
+    assert made.jwt_secret == ensure_secret(tmp_path, JWT_SECRET)
+    assert made.webhook_secret == ensure_secret(tmp_path, WEBHOOK_SECRET)
+
+
+def test_nodes_of_one_installation_never_make_secrets_of_their_own(tmp_path: Path) -> None:
+    given = Settings(
+        _env_file=None, data_dir=tmp_path / "none", database_url="postgresql://there/db", jwt_secret="s" * 40
+    )
+    assert add_generated_secrets(given) is given
+    assert not (tmp_path / "none").exists()

@@ -15,6 +15,7 @@ import pytest
 from foundation.clock import FrozenClock
 from foundation.database import TRANSACTION_ATTEMPTS, Connection, Database
 from foundation.errors import Conflict, DomainError, IllegalTransition, NotFound, Unavailable, ValidationFailed
+from foundation.queries import load_queries
 from tests.conftest import START
 
 Sql = Callable[..., list[tuple[Any, ...]]]
@@ -394,3 +395,20 @@ class TestErrors:
             ask(other, "SELECT id FROM alert_groups FOR UPDATE")
             with pytest.raises(Unavailable, match="busy"), database.transaction() as connection:
                 ask(connection, "SET LOCAL lock_timeout = '10ms'; SELECT id FROM alert_groups FOR UPDATE")
+
+
+def test_a_prepared_query_is_parsed_once_per_connection_and_outlives_a_rollback(
+    make_database: Callable[..., Database],
+) -> None:
+    queries = load_queries("alert_store", prepared=("count_by_class",))
+    wanted = {"severities": ["low", "high"], "states": ["new"]}
+    database = make_database()
+    with database.transaction() as connection:
+        assert queries.count_by_class(connection, **wanted) == 0
+        connection.rollback()
+    with database.autocommit() as connection:
+        for _ in range(2):
+            assert queries.count_by_class(connection, **wanted) == 0
+        assert ask(connection, "SELECT array_agg(name) FROM pg_prepared_statements") == ["alert_store_count_by_class"]
+        calls = "SELECT generic_plans + custom_plans FROM pg_prepared_statements"
+        assert ask(connection, calls) == 3

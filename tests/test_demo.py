@@ -5,11 +5,14 @@ from __future__ import annotations
 import csv
 import os
 import re
+import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 import uuid
+from argparse import ArgumentParser
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager
@@ -19,19 +22,25 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import requests
 from flask import Flask
 from hypothesis import given
 from hypothesis import strategies as st
 from werkzeug.serving import make_server
 
+from api.tokens import issue_token
 from commands import main
+from commands.demo import add_arguments, waits_for_people
 from demo.client import PATIENCE_SECONDS, Pause, ServiceClient, ServiceRefused
+from demo.own_site import open_own_site
 from demo.plant import PLANT, SHIFT, plan_shift
 from demo.replay import CrewStep, Device, Event, Measured, Outcome, Pace, Player, make_report, plan_replay
 from demo.survey import classify_clock, read_survey
 from demo.telemetry import Crossing, Limits, Reading, Telemetry, read_telemetry, show_number
 from foundation.clock import Clock, FrozenClock
-from foundation.errors import Unavailable
+from foundation.errors import SettingsError, Unavailable
+from foundation.processes import await_condition
+from foundation.secrets_file import add_generated_secrets
 from foundation.settings import Settings
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -566,14 +575,27 @@ def test_plant_is_the_same_every_time() -> None:
     assert {report["device_id"] for report in reports} == set(device_ids.values())
     assert {report["severity"] for report in reports} == {"critical", "high", "medium", "low"}
     assert all(report["escalate"] is False for report in reports)
+    escalating = plan_shift(device_ids, NOW, escalate=True)
+    assert all(event.report["escalate"] is True for event in escalating if isinstance(event, Measured) and event.report)
     assert all(sum(isinstance(e, CrewStep) and e.device_id == d for e in events) for d in device_ids.values())
 
 
-def test_plant_comes_alive(demo: Callable[..., tuple[int, str, str]], sql: Sql, clock: FrozenClock) -> None:
+def test_plant_comes_alive(
+    demo: Callable[..., tuple[int, str, str]], service: str, sql: Sql, clock: FrozenClock
+) -> None:
     # The shift ends at the wall clock's now, and the service refuses what is ahead of its own.
     clock.advance(datetime.now(UTC) - clock.now())
-    code, output, _ = demo("--speed", 0)
+    sql(
+        "INSERT INTO escalation_policies (name, rules) VALUES ('Everything', %s)",
+        '{"severity_match": ["critical", "high", "medium", "low"], "tiers": '
+        '[{"delay_minutes": 0, "channels": ["email"], "recipients": ["crew@example.com"]}]}',
+    )
+    code, output, _ = demo("--speed", 0, "--url", service)
     assert code == 0
+    # Somebody else's service: its people are left in peace, its policies as they are.
+    assert sql("SELECT count(*) FROM escalations") == [(0,)]
+    assert sql("SELECT name FROM escalation_policies") == [("Everything",)]
+    assert not [name for name in read_rows(output) if name.startswith("Pages")]
     rows, counts = read_rows(output), read_counts(output)
     assert sql(
         "SELECT count(*), count(DISTINCT group_id), count(duplicate_of), count(DISTINCT device_id) FROM alerts"
@@ -630,6 +652,109 @@ def test_duplicates_have_no_clock_of_their_own(make_client: Callable[..., Servic
 def test_late_acknowledgement_is_a_breach() -> None:
     sla = {"tta_breached": True, "actual_tta": 9.5, "tta_at_risk": False}
     assert classify_clock(sla, "tta") == "breached"
+
+
+@contextmanager
+def run_at_terminal(environment: dict[str, str], folder: Path, *words: str) -> Iterator[subprocess.Popen[str]]:
+    """Run ``demo`` with a terminal for its input, and see to it that it ends."""
+    keyboard, terminal = os.openpty()
+    command = [sys.executable, str(ROOT / "app_advanced.py"), "demo", *words]
+    with subprocess.Popen(
+        command,
+        env=environment,
+        cwd=folder,
+        stdin=terminal,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    ) as demo:
+        try:
+            yield demo
+        finally:
+            demo.terminate()
+            os.close(keyboard)
+            os.close(terminal)
+
+
+def read_until(demo: subprocess.Popen[str], last_line: str) -> str:
+    """Return what it prints up to a line that begins so."""
+    assert demo.stdout is not None
+    lines = []
+    for line in demo.stdout:
+        lines.append(line)
+        if line.startswith(last_line):
+            return "".join(lines)
+    raise AssertionError("".join(lines))
+
+
+@pytest.fixture
+def temporary_folder() -> Iterator[Path]:
+    """A folder for temporary files whose path is as short as usual: the database's socket has to fit into it."""
+    with tempfile.TemporaryDirectory(prefix="aa-") as folder:
+        yield Path(folder)
+
+
+def test_plant_pages_an_inbox_of_its_own(tmp_path: Path, temporary_folder: Path) -> None:
+    # None of this must be used: a database and a mail server of somebody's.
+    (tmp_path / ".env").write_text("DATABASE_URL=postgresql://nowhere.invalid/real\nJWT_SECRET=" + "x" * 40)
+    environment = {
+        **os.environ,
+        "TMPDIR": str(temporary_folder),
+        "SMTP_URL": "smtp://nowhere.invalid",
+        "EMAIL_FROM": "alerts@nowhere.invalid",
+        "COLUMNS": "200",
+    }
+    with run_at_terminal(environment, tmp_path, "--speed", "0") as demo:
+        output = read_until(demo, "Ctrl-C stops it all")
+        assert {"Pages by e-mail", "Pages by SMS"} <= read_rows(output).keys()
+        [page] = set(re.findall(r"^The pages +(http\S+)$", output, re.MULTILINE))
+        assert f"Its pages arrive at {page}\n" in output
+
+        def read_messages() -> str:
+            return requests.get(f"{page}/messages", timeout=20).text
+
+        # The press's last excursion and the compressor's fall are in nobody's hands.
+        for device in ("press", "compressor"):
+            pattern = rf"(?s)Engineer on call</b>.{{0,200}}(HIGH|CRITICAL) {device}: .* Alert \d+"
+            assert await_condition(lambda pattern=pattern: bool(re.search(pattern, read_messages())), 30)
+        assert await_condition(lambda: 'data-status="queued"' not in read_messages(), 30)
+        [address] = re.findall(r"^    (http\S+/acknowledge)$", output, re.MULTILINE)
+        [data_dir] = re.findall(r"DATA_DIR=(\S+)", output)
+        settings = Settings.model_construct(data_dir=Path(data_dir))
+        token = issue_token(add_generated_secrets(settings), subject="tester", role="operator", hours=1)
+        answer = requests.post(address, headers={"Authorization": f"Bearer {token}"}, timeout=20)
+        assert (answer.status_code, answer.json()["state"]) == (200, "acknowledged")
+        demo.send_signal(signal.SIGINT)
+        assert demo.wait() == 0
+    with pytest.raises(requests.ConnectionError):
+        read_messages()
+    assert list(temporary_folder.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("words", "is_terminal", "waits"),
+    [
+        ((), True, True),
+        ((), False, False),
+        (("--no-wait",), True, False),
+        (("--keep",), False, True),
+    ],
+)
+def test_plant_waits_where_somebody_looks(words: Sequence[str], is_terminal: bool, waits: bool) -> None:
+    parser = ArgumentParser()
+    add_arguments(parser)
+    assert waits_for_people(parser.parse_args(words), is_terminal=is_terminal) == waits
+
+
+def test_own_service_that_does_not_start_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LOG_FORMAT", "morse")
+    said: list[str] = []
+    with (
+        pytest.raises(SettingsError, match="its own words stand above"),
+        open_own_site(Clock(), threading.Event().wait, said.append),
+    ):
+        pytest.fail("it runs")
+    assert [line for line in said if line.startswith("advanced-alerting: LOG_FORMAT")]
 
 
 def test_service_is_started_and_stopped(settings: Settings, small_file: Path, sql: Sql) -> None:

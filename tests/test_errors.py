@@ -40,7 +40,11 @@ SIMULATE = f"{POLICIES}/1/simulate"
 SCHEDULES = "/api/v1/on-call/schedules"
 OVERRIDES = f"{SCHEDULES}/1/overrides"
 SHIFTS = f"{SCHEDULES}/1/shifts"
+MODELS = "/api/v1/ml/models"
+SENSOR = {"device_id": DEVICE, "metric": "temperature"}
 CURRENT = "/api/v1/on-call/current"
+ESCALATIONS = "/api/v1/escalations"
+TWILIO_STATUS = "/api/v1/notifications/twilio/status"
 COMPLIANCE = "/api/v1/sla/compliance"
 USERS = "/api/v1/users"
 LOGIN = "/api/v1/auth/login"
@@ -349,6 +353,10 @@ WRONG_QUERIES: list[tuple[str, str, list[str]]] = [
     (SHIFTS, "from=2026-03-02&to=2028-03-02", ["to"]),
     (SHIFTS, "from_=2026-03-02&to=2026-03-03", ["from", "from_"]),
     (SHIFTS, "from=x&to=9999-12-31T23:59:59-14:00", ["from", "to"]),
+    (ESCALATIONS, "status=pending,open", ["status[1]"]),
+    (ESCALATIONS, "status=pending&status=completed", ["status"]),
+    (ESCALATIONS, "severity=loud&device_id=1&state=new", ["severity", "device_id", "state"]),
+    (f"{ALERTS}/1/notifications", "channel=sms", ["channel"]),
 ]  # fmt: skip
 
 
@@ -392,6 +400,9 @@ def test_identifier_that_cannot_exist_is_not_found(offline_send, identifier):
         ("GET", f"{SCHEDULES}/{identifier}"),
         ("DELETE", f"{SCHEDULES}/{identifier}/overrides"),
         ("GET", f"{SCHEDULES}/{identifier}/shifts"),
+        ("POST", f"{ALERTS}/{identifier}/escalate"),
+        ("GET", f"{ALERTS}/{identifier}/notifications"),
+        ("GET", f"{ESCALATIONS}/{identifier}"),
     ):
         body = {"json": {"notes": "x"}} if method in ("POST", "PUT") else {}
         answer = assert_envelope(offline_send(method, path, **body), 404)
@@ -400,7 +411,7 @@ def test_identifier_that_cannot_exist_is_not_found(offline_send, identifier):
 
 
 def test_largest_identifier_is_not_found(send):
-    for path in (ALERTS, GROUPS, USERS, POLICIES, SCHEDULES):
+    for path in (ALERTS, GROUPS, USERS, POLICIES, SCHEDULES, ESCALATIONS):
         assert assert_envelope(send("GET", f"{path}/{2**63 - 1}"), 404)["code"] == "not_found"
     response = send("POST", f"{ALERTS}/{2**63 - 1}/resolve", json={"advance": True})
     assert assert_envelope(response, 404)["code"] == "not_found"
@@ -411,6 +422,7 @@ def test_largest_identifier_is_not_found(send):
 EDGE_REPORTS: list[tuple[str, dict[str, Any]]] = [
     ("the largest whole numbers", make_report(metadata={"a": 2**63 - 1, "b": -(2**63)})),
     ("the largest and smallest fractions", make_report(metadata={"a": 1.7976931348623157e308, "b": 5e-324, "c": -0.0})),
+    ("large fractions that are whole", make_report(metadata={"a": 9.5e18, "b": -9.5e18, "c": 1e20, "d": -1e300})),
     ("control characters but NUL", make_report(message="".join(map(chr, range(1, 32))))),
     ("a metric in the metadata that is a list", make_report(metadata={"metric": [str(hash(i)) for i in range(9000)]})),
     ("a metric of 200 wide characters", make_report(metric="🏭" * 200, source="🏭" * 200)),
@@ -606,6 +618,19 @@ NEEDS_THE_DATABASE: list[tuple[str, str, Any]] = [
     ("POST", OVERRIDES, OVERRIDE),
     ("DELETE", f"{OVERRIDES}?start=2026-03-03T08:00:00Z&end=2026-03-04T08:00:00Z&user_id=2", None),
     ("GET", f"{SHIFTS}?from=2026-03-02&to=2026-03-09", None),
+    ("POST", "/api/v1/ml/models/train", {**SENSOR, "rows": [{"timestamp": "2026-03-02", "value": 1}]}),
+    ("POST", "/api/v1/ml/predict", {**SENSOR, "value": 1}),
+    ("POST", "/api/v1/ml/predict/batch", {"readings": [{**SENSOR, "value": 1}]}),
+    ("GET", MODELS, None),
+    ("GET", f"{MODELS}/1", None),
+    ("DELETE", f"{MODELS}/1", None),
+    ("POST", f"{MODELS}/1/activate", None),
+    ("GET", f"/api/v1/devices/{SENSOR['device_id']}/telemetry?metric=temperature", None),
+    ("POST", f"{ALERTS}/1/escalate", {"notes": "now"}),
+    ("GET", f"{ALERTS}/1/notifications", None),
+    ("GET", ESCALATIONS, None),
+    ("GET", f"{ESCALATIONS}?status=pending,completed&device_id={DEVICE}&severity=high&limit=1", None),
+    ("GET", f"{ESCALATIONS}/1", None),
 ]
 
 
@@ -753,11 +778,12 @@ def test_any_header_is_taken_or_refused(send, name, value):
 
 
 def test_tables_know_every_route(app):
-    # A new route has to be added to the tables above, else nobody tries to break it.
-    known = {(method, path.partition("?")[0]) for method, path, _ in NEEDS_THE_DATABASE}
+    # A new route has to be added to the tables above, else nobody tries to break it. Where callers sign,
+    # tests/test_delivery_reports.py does.
+    known = {(method, path.partition("?")[0]) for method, path, _ in NEEDS_THE_DATABASE} | {("POST", TWILIO_STATUS)}
     routes = set()
     for rule in app.url_map.iter_rules():
         if rule.rule.startswith("/api/v1/") and hasattr(app.view_functions[rule.endpoint], "operation"):
-            path = re.sub(r"<\w+_id>", "1", rule.rule)
+            path = re.sub(r"<\w+_id>", "1", rule.rule.replace("<device_id>", DEVICE))
             routes |= {(method, path) for method in rule.methods - {"HEAD", "OPTIONS"}}
     assert routes == known

@@ -2,27 +2,13 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime, timedelta
-
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
-from escalation_rules import Rules, Tier, current_step, parse_recipient, pass_length, plan_steps, step_after
+from escalation_rules import parse_recipient
+from tests.factories import HOOK, MAIL, SMS, make_policy
 from tests.test_on_call_api import ANA, BEN, SCHEDULES, make_schedule
 
 POLICIES = "/api/v1/escalation-policies"
-MAIL = {"delay_minutes": 0, "channels": ["email"], "recipients": ["shift@example.com"]}
-SMS = {"delay_minutes": 5, "channels": ["sms"], "recipients": ["+33612345678"]}
-HOOK = {"delay_minutes": 15, "channels": ["webhook"], "recipients": ["https://example.com/hook"]}
-START = datetime(2026, 3, 2, 8, tzinfo=UTC)
-
-
-def make_policy(*tiers, **fields):
-    rules = {"severity_match": fields.pop("severity_match", ["critical"]), "tiers": list(tiers or (MAIL, SMS, HOOK))}
-    if "repeat" in fields:
-        rules["repeat"] = fields.pop("repeat")
-    return {"name": "Critical line", "rules": rules, **fields}
 
 
 @pytest.fixture
@@ -128,16 +114,16 @@ def test_the_policy_with_the_highest_priority_then_the_older_is_found(create, se
     create(name="same, but younger", priority=2)
     create(name="off", priority=9, enabled=False)
     create(name="other severity", priority=9, severity_match=["low"])
-    found = services.policies.find_policy("critical")
-    assert str(found.policy_id) == best["policy_id"]
-    assert services.policies.find_policy("info") is None
+    found = services.escalations.find_policy("critical")
+    assert (str(found["id"]), found["name"], found["rules"]) == (best["policy_id"], "best", best["rules"])
+    assert services.escalations.find_policy("info") is None
 
 
 def test_the_timeline_of_a_policy(create, simulate):
     assert simulate(create()) == [
-        (0, 0, 0, [("email", "shift@example.com")]),
-        (5, 0, 1, [("sms", "+33612345678")]),
-        (15, 0, 2, [("webhook", "https://example.com/hook")]),
+        (0, 1, 1, [("email", "shift@example.com")]),
+        (5, 1, 2, [("sms", "+33612345678")]),
+        (15, 1, 3, [("webhook", "https://example.com/hook")]),
     ]
 
 
@@ -151,7 +137,7 @@ def test_an_acknowledgement_ends_the_timeline(create, simulate):
 def test_passes_repeat_after_twice_the_last_delay(create, simulate):
     timeline = simulate(create(MAIL, SMS, repeat=2))
     assert [(minutes, number, tier) for minutes, number, tier, _ in timeline] == [
-        (0, 0, 0), (5, 0, 1), (10, 1, 0), (15, 1, 1), (20, 2, 0), (25, 2, 1),
+        (0, 1, 1), (5, 1, 2), (10, 2, 1), (15, 2, 2), (20, 3, 1), (25, 3, 2),
     ]  # fmt: skip
 
 
@@ -166,8 +152,8 @@ def test_on_call_is_resolved_for_the_instant_of_each_tier(client, create, header
     policy = create({"delay_minutes": 0, **on_call}, {"delay_minutes": 10, **on_call})
     # Five minutes before the handover to B.
     assert simulate(policy, at="2026-03-02T06:55:00+00:00") == [
-        (0, 0, 0, [("sms", "+33612345678")]),
-        (10, 0, 1, [("sms", "+33687654321")]),
+        (0, 1, 1, [("sms", "+33612345678")]),
+        (10, 1, 2, [("sms", "+33687654321")]),
     ]
 
 
@@ -175,7 +161,7 @@ def test_a_tier_that_reaches_nobody_brings_the_next_one_at_once(client, create, 
     off = client.post(SCHEDULES, json=make_schedule(enabled=False), headers=headers("engineer")).json
     nobody = {"channels": ["sms"], "recipients": [f"oncall:{off['schedule_id']}"]}
     policy = create({"delay_minutes": 0, **nobody}, SMS, HOOK)
-    assert [(minutes, tier) for minutes, _, tier, _ in simulate(policy)] == [(0, 0), (0, 1), (15, 2)]
+    assert [(minutes, tier) for minutes, _, tier, _ in simulate(policy)] == [(0, 1), (0, 2), (15, 3)]
 
 
 def test_users_are_reached_through_their_account(client, create, headers, simulate):
@@ -186,7 +172,7 @@ def test_users_are_reached_through_their_account(client, create, headers, simula
     user = client.post("/api/v1/users", json=body, headers=headers("admin")).json
     tier = {"delay_minutes": 0, "channels": ["sms", "email"], "recipients": [f"user:{user['user_id']}", "+33611111111"]}
     # Listed twice, paged once per channel and address.
-    assert simulate(create(tier)) == [(0, 0, 0, [("sms", "+33611111111"), ("email", "ana@example.com")])]
+    assert simulate(create(tier)) == [(0, 1, 1, [("sms", "+33611111111"), ("email", "ana@example.com")])]
 
 
 def test_a_severity_that_does_not_match_notifies_nobody(create, simulate):
@@ -218,25 +204,3 @@ def test_a_severity_that_does_not_match_notifies_nobody(create, simulate):
 def test_recipients_are_told_apart(text, kind):
     recipient = parse_recipient(text)
     assert (recipient and recipient.kind) == kind
-
-
-delays = st.lists(st.integers(0, 120), min_size=1, max_size=10).map(sorted)
-
-
-@given(delays=delays, repeat=st.integers(0, 5), minutes=st.integers(0, 3000))
-def test_the_current_step_is_the_last_one_due(delays, repeat, minutes):
-    rules = Rules(("critical",), tuple(Tier(d, ("email",), ("a@example.com",)) for d in delays), repeat)
-    steps = list(plan_steps(rules, START))
-    assert len(steps) == len(delays) * (repeat + 1)
-    assert [s.due_at for s in steps] == sorted(s.due_at for s in steps)
-    now = START + timedelta(minutes=minutes)
-    due = [s for s in steps if s.due_at <= now]
-    assert current_step(rules, START, 0, 0, now) == (due[-1] if due else None)
-    for one, two in zip(steps, [*steps[1:], None], strict=True):
-        assert step_after(rules, START, one.number, one.tier) == two
-
-
-@given(delays=delays)
-def test_a_pass_lasts_its_last_delay_and_as_long_again_but_at_least_a_minute(delays):
-    rules = Rules(("critical",), tuple(Tier(d, ("email",), ("a@example.com",)) for d in delays), 1)
-    assert pass_length(rules) == timedelta(minutes=delays[-1] + max(delays[-1], 1))

@@ -25,6 +25,7 @@ ROOMS: list[tuple[str, set[str]]] = [
             "alert_grouping",
             "alert_state_machine",
             "alert_store",
+            "escalation_log",
             "escalation_policies",
             "escalation_recipients",
             "housekeeping",
@@ -35,12 +36,23 @@ ROOMS: list[tuple[str, set[str]]] = [
             "on_call_manager",
             "readiness",
             "sla_tracker",
+            "telemetry",
+            "telemetry_upkeep",
             "twilio_notifier",
         },
     ),
-    ("use cases", {"alert_lifecycle", "escalation_simulation"}),
+    (
+        "use cases",
+        {
+            "alert_lifecycle",
+            "escalation_directory",
+            "escalation_engine",
+            "escalation_simulation",
+            "ml_alert_integration",
+        },
+    ),
     ("wiring", {"wiring"}),
-    ("HTTP", {"alert_api", "api"}),
+    ("HTTP", {"alert_api", "api", "ml_api"}),
     ("entry", {"app_advanced", "commands", "demo", "worker"}),
 ]
 RANKS = {name: rank for rank, (_, names) in enumerate(ROOMS) for name in names}

@@ -35,14 +35,19 @@ TOUR = [
     ("POST", "/api/v1/auth/login"),
     ("GET", "/api/v1/auth/me"),
     ("PUT", "/api/v1/auth/me"),
+    ("POST", "/api/v1/escalation-policies"),
     ("POST", "/api/v1/alerts"),
     ("GET", "/api/v1/alerts"),
     ("GET", "/api/v1/alerts/{alert_id}"),
+    ("POST", "/api/v1/alerts/{alert_id}/escalate"),
+    ("GET", "/api/v1/escalations"),
+    ("GET", "/api/v1/escalations/{escalation_id}"),
     ("POST", "/api/v1/alerts/{alert_id}/acknowledge"),
     ("POST", "/api/v1/alerts/{alert_id}/investigate"),
     ("POST", "/api/v1/alerts/{alert_id}/notes"),
     ("POST", "/api/v1/alerts/{alert_id}/resolve"),
     ("GET", "/api/v1/alerts/{alert_id}/history"),
+    ("GET", "/api/v1/alerts/{alert_id}/notifications"),
     ("POST", "/api/v1/alerts/batch"),
     ("GET", "/api/v1/groups"),
     ("GET", "/api/v1/groups/stats"),
@@ -53,7 +58,6 @@ TOUR = [
     ("GET", "/api/v1/sla/targets"),
     ("PUT", "/api/v1/sla/targets"),
     ("GET", "/api/v1/sla/compliance"),
-    ("POST", "/api/v1/escalation-policies"),
     ("GET", "/api/v1/escalation-policies"),
     ("GET", "/api/v1/escalation-policies/{policy_id}"),
     ("PUT", "/api/v1/escalation-policies/{policy_id}"),
@@ -68,6 +72,14 @@ TOUR = [
     ("GET", "/api/v1/on-call/schedules/{schedule_id}/shifts"),
     ("DELETE", "/api/v1/on-call/schedules/{schedule_id}/overrides"),
     ("DELETE", "/api/v1/on-call/schedules/{schedule_id}"),
+    ("POST", "/api/v1/ml/models/train"),
+    ("POST", "/api/v1/ml/predict"),
+    ("POST", "/api/v1/ml/predict/batch"),
+    ("GET", "/api/v1/devices/{device_id}/telemetry"),
+    ("GET", "/api/v1/ml/models"),
+    ("GET", "/api/v1/ml/models/{model_id}"),
+    ("POST", "/api/v1/ml/models/{model_id}/activate"),
+    ("DELETE", "/api/v1/ml/models/{model_id}"),
     ("GET", "/api/v1/users"),
     ("POST", "/api/v1/users"),
     ("GET", "/api/v1/users/{user_id}"),
@@ -77,6 +89,10 @@ TOUR = [
     ("GET", "/ready"),
     ("GET", "/metrics"),
 ]
+
+
+# Not for people: who calls them signs.
+SIGNED = {("POST", "/api/v1/notifications/twilio/status")}
 
 
 @pytest.fixture
@@ -156,7 +172,7 @@ def test_every_route_is_documented_and_permitted(app, specification):
         assert getattr(view, "operation", None), f"{rule.rule} is not documented"
         path = re.sub(r"<(?:\w+:)?(\w+)>", r"{\1}", rule.rule)
         routes |= {(method, path) for method in rule.methods - {"HEAD", "OPTIONS"}}
-    assert documented == routes == set(TOUR)
+    assert documented == routes == set(TOUR) | SIGNED
 
 
 def test_every_operation_says_what_people_need(specification):
@@ -169,15 +185,17 @@ def test_every_operation_says_what_people_need(specification):
         assert set(described["tags"]) <= declared_tags, place
         responses = described["responses"]
         assert any(status.startswith("2") for status in responses), place
-        assert all(response["description"] and response["content"] for response in responses.values()), place
+        assert all(response["description"] for response in responses.values()), place
+        assert all("content" in response for status, response in responses.items() if status != "204"), place
         if described["security"]:
             assert described["security"] == [{"bearer": []}]
             assert "Permission: `" in described["description"], place
             assert {"401", "403"} <= responses.keys(), place
         else:
-            assert path in ("/health", "/ready", "/metrics", "/api/v1/auth/login")
+            assert path in ("/health", "/ready", "/metrics", "/api/v1/auth/login") or (method, path) in SIGNED
         if "requestBody" in described:
-            assert {"400", "413", "415"} <= responses.keys(), place
+            assert {"400", "413"} <= responses.keys(), place
+            assert ("application/json" in described["requestBody"]["content"]) == ("415" in responses), place
         parameters = {(p["in"], p["name"]) for p in described["parameters"]}
         assert {name for kind, name in parameters if kind == "path"} == set(re.findall(r"{(\w+)}", path)), place
         assert all(p["schema"] for p in described["parameters"]), place
@@ -200,7 +218,12 @@ def test_query_parameters_of_the_contract_are_documented(specification):
         ("GET", "/api/v1/users"): paging,
         ("GET", "/api/v1/sla/compliance"): {"start_date", "end_date", "severity"},
         ("GET", "/api/v1/escalation-policies"): paging | {"enabled", "severity_match"},
+        ("GET", "/api/v1/escalations"): paging | {"status", "severity", "device_id"},
+        ("GET", "/api/v1/alerts/{alert_id}/notifications"): paging,
+        ("POST", "/api/v1/notifications/twilio/status"): {"notification"},
         ("GET", "/api/v1/on-call/current"): {"schedule_id", "at"},
+        ("GET", "/api/v1/ml/models"): paging | {"device_id", "metric", "is_active"},
+        ("GET", "/api/v1/devices/{device_id}/telemetry"): {"metric", "from", "to"},
         ("GET", "/api/v1/on-call/schedules"): paging | {"enabled", "rotation_type"},
         ("GET", "/api/v1/on-call/schedules/{schedule_id}/shifts"): {"from", "to"},
         ("DELETE", "/api/v1/on-call/schedules/{schedule_id}/overrides"): {"start", "end", "user_id"},
@@ -215,7 +238,7 @@ def test_query_parameters_of_the_contract_are_documented(specification):
 
 def test_every_schema_of_a_request_refuses_unknown_fields(specification):
     for method, path, described in list_operations(specification):
-        if "requestBody" in described:
+        if "requestBody" in described and (method, path) not in SIGNED:
             schema = described["requestBody"]["content"]["application/json"]["schema"]
             assert resolve(specification, schema)["additionalProperties"] is False, (method, path)
 
@@ -346,6 +369,7 @@ def test_answers_with_nothing_in_them_have_their_documented_shape(client, header
         "/api/v1/auth/me",
         "/api/v1/sla/compliance",
         "/api/v1/escalation-policies",
+        "/api/v1/escalations",
         "/api/v1/on-call/schedules",
         "/api/v1/on-call/current",
     ):

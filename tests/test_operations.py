@@ -17,7 +17,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from app_advanced import create_app
 from foundation.logging import JsonFormatter
-from tests.factories import make_device, make_report
+from tests.factories import MAIL, SEND_EVERYTHING, SMS, make_device, make_policy, make_report
 from wiring import build_services
 from worker import Heartbeat
 
@@ -52,7 +52,8 @@ def read_samples(text: str) -> Samples:
 
 
 def pick(samples: Samples, name: str, **labels: str) -> float:
-    return samples.get((f"advanced_alerting_{name}", frozenset(labels.items())), 0.0)
+    key = frozenset(labels.items())
+    return samples.get((name, key), samples.get((f"advanced_alerting_{name}", key), 0.0))
 
 
 @pytest.fixture
@@ -84,6 +85,9 @@ def test_not_ready_before_a_worker_has_ever_run(client):
         "database": "ok",
         "pending_migrations": 0,
         "worker_beat_age_seconds": None,
+        "escalation_lag_seconds": 0,
+        "oldest_pending_notification_seconds": 0,
+        "channels": {},
     }
 
 
@@ -123,7 +127,124 @@ def test_not_ready_without_the_database(client_with):
         "database": "away",
         "pending_migrations": None,
         "worker_beat_age_seconds": None,
+        "escalation_lag_seconds": None,
+        "oldest_pending_notification_seconds": None,
+        "channels": {},
     }
+
+
+# ---- how pages get on
+
+
+@pytest.fixture
+def page(client, headers, raise_alert, services) -> Callable[[], dict[str, Any]]:
+    """Raise an alert of a new device and take the tier that is due; a second one follows after 5 minutes."""
+    policy = make_policy({**MAIL, "channels": ["email", "sms"], "recipients": ["a@example.com", "+33612345678"]}, SMS)
+    assert client.post("/api/v1/escalation-policies", json=policy, headers=headers("admin")).status_code == 201
+
+    def start() -> dict[str, Any]:
+        raised: dict[str, Any] = raise_alert(device_id=make_device())
+        services.escalations.run_once()
+        return raised
+
+    return start
+
+
+def test_ready_tells_how_late_pages_are(client, page, clock, services, sql):
+    page()
+    clock.advance(timedelta(minutes=4))
+    answer = client.get("/ready").json
+    assert (answer["escalation_lag_seconds"], answer["oldest_pending_notification_seconds"]) == (0, 240)
+    clock.advance(timedelta(minutes=3))
+    sql("UPDATE notifications SET status = 'sent' WHERE channel = 'sms'")
+    answer = client.get("/ready").json
+    assert (answer["escalation_lag_seconds"], answer["oldest_pending_notification_seconds"]) == (120, 420)
+    services.escalations.run_once()
+    sql("UPDATE notifications SET status = 'sent'")
+    answer = client.get("/ready").json
+    assert (answer["escalation_lag_seconds"], answer["oldest_pending_notification_seconds"]) == (0, 0)
+
+
+def fail_by_setting(sql, channel: str, reason: str) -> None:
+    (failed,) = sql(
+        "WITH claimed AS (UPDATE notifications SET status = 'sending', attempts = 1"
+        " WHERE status = 'pending' AND channel = %s RETURNING id)"
+        " SELECT id FROM claimed ORDER BY id LIMIT 1",
+        channel,
+    )
+    sql("SELECT fail_notification(%s, 1, 'failed', %s, true)", failed[0], reason)
+
+
+def test_ready_names_the_channels_that_a_setting_stops(client, database, page, sql, clock):
+    Heartbeat(database, "worker-1").run_once()
+    page()
+    fail_by_setting(sql, "sms", "Twilio refuses the credentials (Twilio error 20003)")
+    answer = client.get("/ready")
+    # The service does what it can, and says what it cannot.
+    assert (answer.status_code, answer.json["status"]) == (200, "ready")
+    assert answer.json["channels"] == {"sms": "Twilio refuses the credentials (Twilio error 20003)"}
+    clock.advance(timedelta(minutes=1))
+    page()
+    fail_by_setting(sql, "sms", "the number is missing")
+    fail_by_setting(sql, "email", "SMTP_URL is not set")
+    assert client.get("/ready").json["channels"] == {"email": "SMTP_URL is not set", "sms": "the number is missing"}
+    clock.advance(timedelta(hours=1))
+    assert client.get("/ready").json["channels"] == {}
+
+
+def test_ready_forgets_a_fault_once_the_channel_sends_again(client, page, sql):
+    page()
+    fail_by_setting(sql, "sms", "Twilio refuses the credentials")
+    sql("UPDATE notifications SET status = 'sent' WHERE channel = 'email'")
+    assert client.get("/ready").json["channels"] == {"sms": "Twilio refuses the credentials"}
+    page()
+    sql("UPDATE notifications SET status = 'delivered' WHERE channel = 'sms' AND status = 'pending'")
+    assert client.get("/ready").json["channels"] == {}
+
+
+def test_ready_names_no_channel_for_other_failures(client, page, sql):
+    page()
+    sql("UPDATE notifications SET status = 'sending', attempts = 1")
+    sql("SELECT fail_notification(id, 1, 'failed', 'the number is not valid') FROM notifications")
+    assert client.get("/ready").json["channels"] == {}
+
+
+def test_metrics_show_how_pages_get_on(scrape, page, act, clock, services, database, sql):
+    samples = scrape()
+    assert samples["escalation_lag_seconds", frozenset()] == 0
+    assert samples["notifications_oldest_pending_seconds", frozenset()] == 0
+    assert not any(name == "worker_beat_age_seconds" for name, _ in samples)
+    page()
+    clock.advance(timedelta(minutes=11))
+    samples = scrape()
+    assert pick(samples, "escalation_lag_seconds") == 360
+    assert pick(samples, "notifications_oldest_pending_seconds") == 660
+    services.escalations.run_once()
+    sql(SEND_EVERYTHING)
+    clock.advance(timedelta(minutes=11))
+    services.escalations.run_once()
+    act(page()["alert_id"], "acknowledge")
+    page()
+    sql("UPDATE notifications SET status = 'sent' WHERE channel = 'email' AND status = 'pending'")
+    Heartbeat(database, "worker-1").run_once()
+    samples = scrape()
+    counted = {
+        (dict(pairs)["channel"], dict(pairs)["status"]): value
+        for (name, pairs), value in samples.items()
+        if name == "notifications_total"
+    }
+    assert counted == {
+        ("email", "cancelled"): 2,
+        ("email", "sent"): 1,
+        ("sms", "cancelled"): 2,
+        ("sms", "pending"): 1,
+        ("sms", "sent"): 1,
+    }
+    assert pick(samples, "escalations_total", status="completed") == 1
+    assert pick(samples, "escalations_total", status="cancelled") == 1
+    assert pick(samples, "escalations_total", status="in_progress") == 1
+    assert pick(samples, "escalations_unheard_total") == 1
+    assert 0 < pick(samples, "worker_beat_age_seconds") < 15
 
 
 def test_operations_refuse_a_query(client):

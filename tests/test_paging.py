@@ -179,6 +179,17 @@ def test_total_is_exact_up_to_10000_and_may_be_an_estimate_beyond(raise_many, re
     assert read(ALERTS, limit=1)["total"] == 11_000
 
 
+@pytest.mark.parametrize("text", ["1_0", "10.0", "+10", " 10", "1e1", "\u0661", "ten", ""])
+def test_numbers_in_a_query_are_digits_alone(client, headers, text):
+    for path in (ALERTS, GROUPS, USERS):
+        for name in ("limit", "page"):
+            answer = client.get(path, query_string={name: text}, headers=headers("admin"))
+            assert answer.status_code == 400, (path, name)
+            assert answer.json["details"] == [{"field": name, "message": "must be a whole number"}]
+    answer = client.get(ALERTS, query_string={"group_id": text}, headers=headers("admin"))
+    assert (answer.status_code, [fault["field"] for fault in answer.json["details"]]) == (400, ["group_id"])
+
+
 def test_page_numbers_end_where_counting_off_would_cost_too_much(client, headers, read):
     for path in (ALERTS, GROUPS, USERS):
         assert read(path, page=5001, limit=200)["data"] == []

@@ -96,6 +96,7 @@ def test_add_a_user(client, admin):
         "name": "Ben Ito",
         "role": "operator",
         "phone": "+33612345678",
+        "opted_out_of_sms_at": None,
         "time_zone": "Europe/Paris",
         "created_at": "2026-03-02T08:00:00+00:00",
         "updated_at": "2026-03-02T08:00:00+00:00",

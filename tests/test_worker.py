@@ -24,7 +24,7 @@ from foundation.migrator import migrate
 from foundation.processes import await_condition
 from tests.clusters import make_folder
 from wiring import Services
-from worker import LONGEST_RETRY_SECONDS, Heartbeat, Job, JobLoop, plan_jobs, retry_delay
+from worker import LONGEST_RETRY_SECONDS, Heartbeat, Job, JobLoop, plan_chores, retry_delay
 
 SOURCE_FOLDER = Path(__file__).resolve().parent.parent
 PATIENCE_SECONDS = 90.0
@@ -119,7 +119,7 @@ def test_jobs_flag_a_breach_without_anyone_acting(
 ) -> None:
     raise_alert(severity="critical")
     hand = Hand()
-    loop = JobLoop(plan_jobs(services, "here:1"), hand)
+    loop = JobLoop(plan_chores(services), hand)
     loop.run_due()
     with services.database.autocommit() as connection, connection.cursor() as cursor:
         cursor.execute("SELECT tta_breached FROM alert_slas")
@@ -147,7 +147,9 @@ def test_heartbeat_is_one_row_a_worker_and_forgets_the_gone(services: Services) 
         cursor.execute("SELECT worker FROM worker_heartbeats ORDER BY worker")
         assert [row[0] for row in cursor.fetchall()] == ["here:1", "silent:1"]
     # Real time, although the services' clock stands.
-    age = services.readiness.check().worker_beat_age_seconds
+    figures = services.readiness.check().figures
+    assert figures is not None
+    age = figures.worker_beat_age_seconds
     assert age is not None
     assert 0 <= age < PATIENCE_SECONDS
 

@@ -12,6 +12,7 @@ import secrets
 import socket
 import struct
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -322,6 +323,18 @@ def hang() -> Behaviour:
     def behave(handler: Handler, take_in: Callable[[], Reply]) -> None:
         handler.double.released.wait(60)
         handler.reset()
+
+    return behave
+
+
+def dawdle(before_seconds: float, after_seconds: float) -> Behaviour:
+    """Behave, but slowly: some time before a message is taken in, some before it is said."""
+
+    def behave(handler: Handler, take_in: Callable[[], Reply]) -> None:
+        time.sleep(before_seconds)
+        reply = take_in()
+        time.sleep(after_seconds)
+        handler.reply(reply)
 
     return behave
 
