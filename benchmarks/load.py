@@ -56,7 +56,13 @@ class LoadGenerator:
         self._pgbench = find_pgbench()
 
     def send_requests(
-        self, service: WebService, script: str, path: str, arguments: Sequence[str], seconds: int
+        self,
+        service: WebService,
+        script: str,
+        path: str,
+        arguments: Sequence[str],
+        seconds: int,
+        connections: int = CONNECTIONS,
     ) -> Burst:
         """Send requests for some seconds.
 
@@ -64,7 +70,7 @@ class LoadGenerator:
             BenchmarkError: an answer was an error, or a connection broke.
         """
         command = [
-            self._wrk, f"-t{THREADS}", f"-c{CONNECTIONS}", f"-d{seconds}s", "--timeout", "10s",
+            self._wrk, f"-t{THREADS}", f"-c{connections}", f"-d{seconds}s", "--timeout", "10s",
             "-s", str(SCRIPTS / script), service.url + path, "--", *arguments,
         ]  # fmt: skip
         before = self._read_cpu(service)

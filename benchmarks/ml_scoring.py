@@ -12,12 +12,13 @@ import time
 from datetime import UTC, datetime, timedelta
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ml.algorithms import ALGORITHMS, DEFAULT_ALGORITHM
 from ml.serialization import ModelIdentity, open_model, seal_model
 from ml_model_manager import MLModelManager
 
-START = datetime(2026, 1, 5, tzinfo=UTC)
+START = datetime(2020, 1, 6, tzinfo=UTC)
 OWNER = ModelIdentity(1, "BENCH-1", "temperature")
 KEY = b"benchmark"
 TRAINING_ROWS = 750
@@ -32,7 +33,8 @@ def make_stream(rows: int) -> tuple[list[datetime], list[float]]:
     return [START + timedelta(minutes=5 * row) for row in range(rows)], values.tolist()
 
 
-def measure_scoring(algorithm: str, readings: int) -> MLModelManager:
+def time_scoring(algorithm: str, readings: int) -> tuple[MLModelManager, NDArray[np.float64]]:
+    """Return a model that has scored some readings, and the seconds that each took."""
     times, values = make_stream(TRAINING_ROWS + readings)
     manager = MLModelManager(algorithm=algorithm)
     manager.fit(times[:TRAINING_ROWS], values[:TRAINING_ROWS])
@@ -41,6 +43,11 @@ def measure_scoring(algorithm: str, readings: int) -> MLModelManager:
         before = time.perf_counter()
         manager.predict_one(times[TRAINING_ROWS + row], values[TRAINING_ROWS + row])
         taken[row] = time.perf_counter() - before
+    return manager, taken
+
+
+def measure_scoring(algorithm: str, readings: int) -> MLModelManager:
+    manager, taken = time_scoring(algorithm, readings)
     middle, high, top = (float(share) * 1e6 for share in np.percentile(taken, [50, 99, 100]))
     print(f"{algorithm}: {readings} readings: median {middle:.0f} us, p99 {high:.0f} us, largest {top:.0f} us")
     return manager

@@ -20,6 +20,12 @@ class Plan:
     reading_seconds: int = 3
     warm_up_seconds: int = 2
     acknowledgements: int = 600
+    paging_seconds: int = 10
+    due_timers: int = 100_000
+    watched_series: int = 200
+    hot_models: int = 1_000
+    scored_readings: int = 20_000
+    training_rows: int = 100_000
     only: tuple[str, ...] = ()
 
     @property
@@ -35,5 +41,6 @@ class Plan:
 def make_plan(*, is_quick: bool, rows: int | None, only: tuple[str, ...]) -> Plan:
     """Return the plan for the command line's words."""
     if is_quick:
-        return Plan(rows or QUICK_ROWS, 2_000, 1, 2, 1, 1, 150, only)
+        # As many training rows as are left to the worker: fewer are trained within the request.
+        return Plan(rows or QUICK_ROWS, 2_000, 1, 2, 1, 1, 150, 3, 2_000, 20, 100, 2_000, 50_100, only)
     return Plan(large_rows=rows or FULL_ROWS, only=only)

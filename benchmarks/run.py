@@ -18,7 +18,11 @@ from pathlib import Path
 import psycopg2
 
 from benchmarks.load import Burst, LoadGenerator, find_wrk
+from benchmarks.paging import NAMES as PAGING
+from benchmarks.paging import measure_paging
 from benchmarks.plan import Plan, make_plan
+from benchmarks.predicting import NAMES as PREDICTING
+from benchmarks.predicting import measure_predicting
 from benchmarks.raising import LABELS as RAISING
 from benchmarks.raising import measure_raising, report_raising
 from benchmarks.reading import LABELS as READING
@@ -61,6 +65,19 @@ def _measure(plan: Plan, folder: Path) -> None:
     with chdir(folder):
         if any(plan.includes(name) for name in (*RAISING, *READING)):
             rows, bursts = _measure_service(plan, folder)
+        if any(plan.includes(name) for name in PAGING):
+            _say("paging")
+            own_folder = folder / "paging"
+            own_folder.mkdir()
+            with DatabaseServer(own_folder) as server:
+                rows += measure_paging(plan, server.small_url, own_folder)
+        if any(plan.includes(name) for name in PREDICTING):
+            _say("predicting")
+            own_folder = folder / "predicting"
+            own_folder.mkdir()
+            with DatabaseServer(own_folder) as server:
+                more_rows, more_bursts = measure_predicting(plan, server, own_folder)
+            rows, bursts = [*rows, *more_rows], {**bursts, **more_bursts}
         if plan.includes(START):
             _say("starting")
             rows += measure_starts(plan, folder)

@@ -22,7 +22,7 @@ import psycopg2.extras
 
 HISTORY = timedelta(days=30)
 BATCH_SIZE = 200
-DEVICES = 2000
+ALERTS_PER_DEVICE = 500
 HALVES = 2
 OPEN_ALERTS = 20_000
 # A tick after the batch it is acknowledged, two after it investigated, three after it the source has recovered.
@@ -37,6 +37,7 @@ class Half:
 
     url: str
     first_device: int
+    devices: int
     ticks: tuple[datetime, ...]
     open_ticks: int
 
@@ -95,13 +96,15 @@ def _plan_halves(url: str, alerts: int, now: datetime) -> list[Half]:
     step = HISTORY / batches
     ticks = tuple(now - HISTORY + step * (number + 1) - timedelta(minutes=10) for number in range(batches))
     open_ticks = min(OPEN_ALERTS, alerts // 10) // BATCH_SIZE // HALVES
-    return [Half(url, half * DEVICES // HALVES, ticks, open_ticks) for half in range(HALVES)]
+    # As many alerts a device at any size, or the page of a device would be shorter in a small database.
+    devices = max(alerts // ALERTS_PER_DEVICE // HALVES, 1)
+    return [Half(url, half * devices, devices, ticks, open_ticks) for half in range(HALVES)]
 
 
 def _play_half(half: Half) -> None:
     span_seconds = (HISTORY / len(half.ticks)).total_seconds() - 120
     with closing(connect(half.url)) as connection:
-        _queries.set_random_seed(connection, seed=half.first_device / DEVICES)
+        _queries.set_random_seed(connection, seed=half.first_device / (half.devices * HALVES))
         for number, tick in enumerate(half.ticks):
             if number.bit_count() == 1:
                 # Plans that were made for nearly empty tables are made anew; autovacuum would come late for this pace.
@@ -110,7 +113,7 @@ def _play_half(half: Half) -> None:
             _queries.raise_episodes(
                 connection,
                 first_device=half.first_device,
-                devices=DEVICES // HALVES,
+                devices=half.devices,
                 size=BATCH_SIZE,
                 span_seconds=max(span_seconds, 60),
             )

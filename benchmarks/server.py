@@ -91,7 +91,11 @@ class WebService:
             port=find_free_port(),
             jwt_secret=secrets.token_hex(32),
         )
-        self.token = issue_token(self._settings, subject="bench", role="operator", hours=24)
+        self.token = self.make_token("operator")
+
+    def make_token(self, role: str) -> str:
+        """Return a token for the service."""
+        return issue_token(self._settings, subject="bench", role=role, hours=24)
 
     @property
     def url(self) -> str:
