@@ -6,14 +6,15 @@ the group's lock; this module reads groups and their statistics.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
+from functools import partial
 from typing import Any
 
 from foundation.database import Connection, Database
 from foundation.errors import NotFound
-from foundation.paging import Page, PageRequest, build_page
+from foundation.paging import Page, PageRequest, build_page, settle_total
 from foundation.queries import load_queries
 
 STATUSES = ("active", "closed")
@@ -87,7 +88,4 @@ class AlertGrouping:
         if wanted.is_by_status_alone:
             return int(self._queries.count_by_status(connection, statuses=parameters["statuses"])), False
         counted = int(self._queries.count_groups(connection, **parameters))
-        if counted <= PageRequest.EXACT_TOTAL_LIMIT:
-            return counted, False
-        plan: Sequence[Any] = self._queries.estimate_groups(connection, **parameters)
-        return max(counted, int(plan[0]["Plan"]["Plan Rows"])), True
+        return settle_total(counted, partial(self._queries.estimate_groups, connection, **parameters))

@@ -6,11 +6,12 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from functools import partial
 from typing import Any
 
 from foundation.database import Connection
 from foundation.errors import NotFound
-from foundation.paging import Page, PageRequest, build_page
+from foundation.paging import Page, PageRequest, build_page, settle_total
 from foundation.queries import load_queries
 
 SEVERITIES = ("critical", "high", "medium", "low", "info")
@@ -177,7 +178,4 @@ class AlertStore:
         if wanted.is_by_class_alone:
             return int(self._queries.count_by_class(connection, **parameters)), False
         counted = int(self._queries.count_alerts(connection, **parameters))
-        if counted <= PageRequest.EXACT_TOTAL_LIMIT:
-            return counted, False
-        plan = self._queries.estimate_alerts(connection, **parameters)
-        return max(counted, int(plan[0]["Plan"]["Plan Rows"])), True
+        return settle_total(counted, partial(self._queries.estimate_alerts, connection, **parameters))

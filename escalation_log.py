@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from foundation.database import Connection, Database
 from foundation.errors import NotFound
-from foundation.paging import Page, PageRequest, build_page
+from foundation.paging import Page, PageRequest, build_page, settle_total
 from foundation.queries import load_queries
 
 STATUSES = ("pending", "in_progress", "completed", "cancelled")
@@ -86,7 +87,4 @@ class EscalationLog:
 
     def _count(self, connection: Connection, parameters: Mapping[str, Any]) -> tuple[int, bool]:
         counted = int(self._queries.count_escalations(connection, **parameters))
-        if counted <= PageRequest.EXACT_TOTAL_LIMIT:
-            return counted, False
-        plan = self._queries.estimate_escalations(connection, **parameters)
-        return max(counted, int(plan[0]["Plan"]["Plan Rows"])), True
+        return settle_total(counted, partial(self._queries.estimate_escalations, connection, **parameters))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import binascii
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, ClassVar
@@ -77,6 +77,17 @@ class PageRequest:
             "limit": self.limit + 1,
             "depth": self.offset + self.limit + 1,
         }
+
+
+def settle_total(counted: int, explain: Callable[[], Sequence[Any]]) -> tuple[int, bool]:
+    """Return the total of a list and whether it is an estimate.
+
+    ``counted`` goes no further than one beyond ``EXACT_TOTAL_LIMIT``; from there on the planner's guess is the better
+    answer: ``explain`` returns the plan of the whole list as EXPLAIN (FORMAT JSON) writes it.
+    """
+    if counted <= PageRequest.EXACT_TOTAL_LIMIT:
+        return counted, False
+    return max(counted, int(explain()[0]["Plan"]["Plan Rows"])), True
 
 
 @dataclass(frozen=True)
