@@ -21,7 +21,7 @@ Connection = psycopg2.extensions.connection
 
 # The tests share a database that takes a while to fill: one process runs them all.
 
-BIG_TABLES = ("alerts", "alert_groups", "alert_slas", "alert_states")
+BIG_TABLES = ("alerts", "alert_groups", "alert_slas", "alert_states", "escalations", "notifications")
 OTHER_DEVICE = "00000000-0000-4000-8000-00000000beef"
 
 # 12,000 groups of 1,200 devices with 60,000 alerts over two days: each device's newest group is active, a tenth
@@ -52,6 +52,21 @@ LOAD = """
            CASE WHEN state <> 'resolved' THEN created_at + CASE WHEN id % 50 = 0 THEN interval '1 hour'
                                                                ELSE interval '30 days' END END
     FROM alerts;
+    INSERT INTO escalations (id, alert_id, group_id, policy_id, device_id, started_at, ended_at, due_at, next_pass,
+                             next_tier, status, severity, metric, key_class, policy_name, rules)
+    OVERRIDING SYSTEM VALUE
+    SELECT id, id * 5, id, 1, device_id, created_at, CASE WHEN id <= 10800 THEN created_at END,
+           CASE WHEN id > 10800 THEN '2026-03-02T08:00:00Z'::timestamptz + (id - 10830) * interval '1 minute' END,
+           1, 1, CASE WHEN id <= 10800 THEN 'completed' ELSE 'pending' END::escalation_status, severity, metric,
+           key_class, 'line', '{"tiers": []}'
+    FROM alert_groups;
+    UPDATE alert_groups SET escalation_id = id;
+    INSERT INTO notifications (escalation_id, alert_id, pass, tier, channel, address, recipient, status, due_at)
+    SELECT e.id, e.alert_id, 1, 1, channel, 'there', 'there',
+           CASE WHEN e.id <= 11900 THEN 'sent' ELSE 'pending' END::notification_status,
+           CASE WHEN e.id > 11900 THEN e.started_at END
+    FROM escalations AS e CROSS JOIN unnest('{email,sms,webhook}'::text[]) AS channel;
+    SELECT setval(pg_get_serial_sequence('escalations', 'id'), 12000);
     INSERT INTO tallies SELECT severity, state, count(*), 0, 0, 0, 0, 0 FROM alerts GROUP BY severity, state;
     SELECT setval(pg_get_serial_sequence('alerts', 'id'), 200000),
            setval(pg_get_serial_sequence('alert_groups', 'id'), 12000);
@@ -288,6 +303,36 @@ def test_the_sweep_reads_no_table_from_end_to_end(loaded: Connection) -> None:
         for _ in range(TIMES):
             cursor.execute("SELECT checked FROM flag_sla_breaches(50)")
             assert cursor.fetchall() == [(50,)]
+    assert count_scans(loaded) == {}
+
+
+def test_paging_reads_no_table_from_end_to_end(loaded: Connection) -> None:
+    engine, outbox, log = (load_queries(stem) for stem in ("escalation_engine", "outbox", "escalation_log"))
+    for n in range(TIMES):
+        assert len(list(engine.lock_due(loaded, limit=20))) == 20
+        claimed = outbox.claim_notifications(
+            loaded, channels=["email", "sms"], limits=[2, 3], lease_seconds=30, give_up_seconds=120
+        )
+        notification_ids = [row[0] for row in claimed]
+        assert len(notification_ids) == 5
+        outbox.fail_notification(
+            loaded,
+            notification_id=notification_ids[0],
+            attempt=1,
+            status="failed",
+            error="refused",
+            is_setting_fault=False,
+        )
+        outbox.retry_notification(
+            loaded,
+            notification_id=notification_ids[1],
+            attempt=1,
+            pause_seconds=3.0,
+            error="busy",
+            may_have_gone_out=False,
+        )
+        list(log.list_notifications(loaded, alert_id=4700 + 5 * n, **PageRequest().parameters()))
+        list(log.list_history(loaded, alert_id=4700 + 5 * n))
     assert count_scans(loaded) == {}
 
 
