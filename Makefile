@@ -6,12 +6,13 @@ STAMP := $(VENV)/.requirements-installed
 SOURCES := $(wildcard *.py api commands console foundation ml notifications)
 PYTEST_ARGS ?= -n auto --dist loadfile
 ARGS ?=
+DATA ?= ../shared/data/telemetry
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run demo test coverage lint bench
+.PHONY: help setup run demo test coverage lint bench ml-eval
 
 help: ## List what there is
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup: $(STAMP) ## Make .venv and nothing else
 
@@ -34,6 +35,9 @@ lint: $(STAMP) ## Check style and types
 
 bench: $(STAMP) ## Measure the speed of the alert path
 	@exec $(BIN)/python -m benchmarks $(ARGS)
+
+ml-eval: $(STAMP) ## Measure the anomaly detector on labelled series (DATA=FOLDER with manifest.json, ARGS=--stress)
+	@exec $(BIN)/python -m benchmarks.ml_evaluation --data $(DATA) $(ARGS)
 
 $(STAMP): requirements.txt requirements-dev.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \

@@ -62,7 +62,7 @@ class LoadGenerator:
         path: str,
         arguments: Sequence[str],
         seconds: int,
-        connections: int = CONNECTIONS,
+        threads: int = THREADS,
     ) -> Burst:
         """Send requests for some seconds.
 
@@ -70,7 +70,7 @@ class LoadGenerator:
             BenchmarkError: an answer was an error, or a connection broke.
         """
         command = [
-            self._wrk, f"-t{THREADS}", f"-c{connections}", f"-d{seconds}s", "--timeout", "10s",
+            self._wrk, f"-t{threads}", f"-c{CONNECTIONS}", f"-d{seconds}s", "--timeout", "10s",
             "-s", str(SCRIPTS / script), service.url + path, "--", *arguments,
         ]  # fmt: skip
         before = self._read_cpu(service)

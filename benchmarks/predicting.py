@@ -34,9 +34,10 @@ ALERTS, PREDICT, BATCH = "predict-alerts", "predict", "predict-batch"
 SCORE, HOT_MODELS, TRAIN = "score", "hot-models", "train"
 NAMES = (ALERTS, PREDICT, BATCH, SCORE, HOT_MODELS, TRAIN)
 BATCH_SIZE = 1_000
-# With more, batches would now and then overtake an earlier one of the same series, whose readings would be late then.
-BATCH_CONNECTIONS = 4
-METRIC = "temperature"
+# A connection each: a batch is never overtaken by the next one of the same series.
+GATEWAYS = CONNECTIONS
+# Series of their own: else the requests would begin with learning what other processes took in by the batch.
+METRICS = {PREDICT: "temperature", BATCH: "vibration"}
 STEP_SECONDS = 300
 TRAINING_SECONDS = 600.0
 LOOK_SECONDS = 0.2
@@ -71,11 +72,10 @@ def _measure_requests(
         template = folder / "alert.json"
         template.write_text(json.dumps(make_report(RANDOM_DEVICE)), encoding="utf-8")
         bursts[ALERTS] = partial(_post_alerts, plan, generator, service, template)
-    for name, size in ((PREDICT, 1), (BATCH, BATCH_SIZE)):
+    for name, metric in METRICS.items():
         if plan.includes(name):
-            bursts[name] = partial(_post_readings, plan, generator, server, service, folder / "series.txt", size)
-    if PREDICT in bursts or BATCH in bursts:
-        _train_models(service, plan.watched_series)
+            _train_models(service, metric, plan.watched_series)
+            bursts[name] = partial(_post_readings, plan, generator, server, service, folder, name)
     write_checkpoint(server.small_url)
     for make in bursts.values():
         make(0)
@@ -114,36 +114,38 @@ def _post_readings(
     generator: LoadGenerator,
     server: DatabaseServer,
     service: WebService,
-    file: Path,
-    size: int,
+    folder: Path,
+    name: str,
     repetition: int,
 ) -> Burst:
     # The warm-up is no shorter: in it every web process has to load every model.
     seconds = plan.raising_seconds
-    path = "/api/v1/ml/predict" if size == 1 else "/api/v1/ml/predict/batch"
+    is_batch, metric, file = name == BATCH, METRICS[name], folder / f"{name}.txt"
+    path = "/api/v1/ml/predict/batch" if is_batch else "/api/v1/ml/predict"
     with closing(connect(server.small_url)) as connection:
         # Each series goes on where it stopped: a gap would empty its windows, and scoring look cheaper than it is.
         positions = [
-            (row["device_id"], TRAINING_ROWS + row["last_number"]) for row in _queries.list_positions(connection)
+            (row["device_id"], TRAINING_ROWS + row["last_number"])
+            for row in _queries.list_positions(connection, metric=metric)
         ]
     file.write_text("".join(f"{device_id} {row}\n" for device_id, row in positions), encoding="utf-8")
-    start = str(int(START.timestamp()))
-    arguments = [path, str(file), str(size), start, str(STEP_SECONDS), str(repetition)]
-    connections = CONNECTIONS if size == 1 else BATCH_CONNECTIONS
-    return generator.send_requests(service, "predict.lua", path, arguments, seconds, connections)
+    size, threads = (BATCH_SIZE, GATEWAYS) if is_batch else (1, THREADS)
+    numbers = (threads, size, int(START.timestamp()), STEP_SECONDS, repetition)
+    arguments = [path, str(file), metric, *map(str, numbers)]
+    return generator.send_requests(service, "predict.lua", path, arguments, seconds, threads)
 
 
-def _train_models(service: WebService, models: int) -> None:
+def _train_models(service: WebService, metric: str, models: int) -> None:
     times, values = make_stream(TRAINING_ROWS)
     rows = [{"timestamp": at.isoformat(), "value": value} for at, value in zip(times, values, strict=True)]
     with ThreadPoolExecutor(THREADS) as pool:
-        trained = pool.map(lambda _: _train(service, rows), range(models))
+        trained = pool.map(lambda _: _train(service, metric, rows), range(models))
         if any(model["status"] != "ready" for model in trained):
             raise BenchmarkError("a model was not trained within its request")
 
 
-def _train(service: WebService, rows: list[dict[str, Any]]) -> dict[str, Any]:
-    body = {"device_id": str(uuid.uuid4()), "metric": METRIC, "rows": rows}
+def _train(service: WebService, metric: str, rows: list[dict[str, Any]]) -> dict[str, Any]:
+    body = {"device_id": str(uuid.uuid4()), "metric": metric, "rows": rows}
     return _call(service, "POST", "/api/v1/ml/models/train", body)
 
 
@@ -152,7 +154,7 @@ def _time_training(service: WebService, count: int) -> float:
     times, values = make_stream(count)
     rows = [{"timestamp": at.isoformat(), "value": value} for at, value in zip(times, values, strict=True)]
     begun_at = time.perf_counter()
-    model = _train(service, rows)
+    model = _train(service, "pressure", rows)
 
     def has_ended() -> bool:
         # To ask without a pause would take the processor from the training.

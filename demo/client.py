@@ -63,7 +63,7 @@ class ServiceClient:
     """One caller over one kept-alive connection, patient while the service is away.
 
     Every request may be sent more than once: reports of alerts carry an Idempotency-Key, what has a name is created
-    once, the steps of people and the readers change nothing when they come twice.
+    once, the steps of people and the readers change nothing when they come twice; a reading that comes twice is late.
     """
 
     def __init__(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from types import TracebackType
 
 from rich import box
@@ -113,7 +114,9 @@ def make_group_table(groups: tuple[AlertGroup, ...], verdict: Verdict | None) ->
         table.add_column(heading, justify="right" if heading in ("Value", "Alerts", "Confidence") else "left")
     for group in groups[:MOST_GROUPS]:
         first, surest = group.opened_by, group.surest
-        cells = [f"{first.at:{TIME_FORMAT}}", f"{first.value:.4g}", f"{len(group.alerts)}", f"{surest.confidence:.3f}"]
+        # Cut, not rounded: 0.7996 wakes nobody.
+        confidence = math.floor(1000 * surest.confidence) / 1000
+        cells = [f"{first.at:{TIME_FORMAT}}", f"{first.value:.4g}", f"{len(group.alerts)}", f"{confidence:.3f}"]
         severity = Text(surest.severity, style=SEVERITY_STYLES[surest.severity])
         table.add_row(*cells, severity, *([describe_group(group, verdict)] if verdict else []))
     if len(groups) > MOST_GROUPS:
