@@ -71,7 +71,9 @@ class Outbox:
         self._base_url = base_url
         self._lease_seconds = lease_seconds
         self._jitter = jitter
-        self._queries = load_queries("outbox", rows_are_dicts=True)
+        self._queries = load_queries(
+            "outbox", rows_are_dicts=True, prepared=("claim_notifications", "fail_notification")
+        )
         self._senders = {name: _Senders(name, self._send_while_due) for name in channels}
         self._is_stopping = False
 

@@ -14,10 +14,10 @@ WITH due AS (
 ), claimed AS (
     UPDATE notifications AS n
     SET status = CASE e.status WHEN 'cancelled' THEN 'cancelled' ELSE 'sending' END::notification_status,
-        due_at = CASE e.status WHEN 'cancelled' THEN NULL ELSE app_now() + make_interval(secs => :lease_seconds) END,
+        due_at = CASE e.status WHEN 'cancelled' THEN NULL ELSE app_now() + make_interval(secs => :lease_seconds::float8) END,
         error = CASE WHEN e.status = 'cancelled' THEN 'the worker that sent it stopped' ELSE n.error END,
         attempts = n.attempts + (e.status <> 'cancelled')::integer,
-        give_up_at = COALESCE(n.give_up_at, app_now() + make_interval(secs => :give_up_seconds)),
+        give_up_at = COALESCE(n.give_up_at, app_now() + make_interval(secs => :give_up_seconds::float8)),
         may_have_gone_out = n.may_have_gone_out OR due.was_interrupted
     FROM due, escalations AS e
     WHERE n.id = due.id AND e.id = n.escalation_id
@@ -50,4 +50,5 @@ SELECT retry_notification(:notification_id, :attempt, app_now() + make_interval(
 
 -- name: fail_notification$
 -- Records an attempt that no other follows.
-SELECT fail_notification(:notification_id, :attempt, :status::notification_status, :error, :is_setting_fault);
+SELECT fail_notification(:notification_id::bigint, :attempt::integer, :status::notification_status, :error::text,
+                         :is_setting_fault::boolean);
