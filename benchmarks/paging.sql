@@ -22,10 +22,9 @@ FROM generate_series(1, :count);
 -- Empties what an earlier repetition left behind.
 TRUNCATE escalations, escalation_steps, notifications;
 
--- name: count_waiting$
--- How much the worker still has to do.
-SELECT (SELECT count(*) FROM escalations WHERE ended_at IS NULL AND due_at <= now())
-     + (SELECT count(*) FROM notifications WHERE due_at <= now());
+-- name: withdraw_notifications!
+-- Takes back what is still to be sent, so that it is not sent within another measurement.
+UPDATE notifications SET status = 'cancelled', due_at = NULL WHERE due_at IS NOT NULL;
 
 -- name: end_escalations!
 -- Ends all escalations, so that their later tiers do not come due within another measurement.
