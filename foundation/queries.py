@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Iterable, Iterator
 from functools import cache, partial
@@ -13,6 +14,9 @@ import psycopg2.extensions
 from aiosql.adapters.pyformat import PyFormatAdapter
 
 SQL_FOLDER = Path(__file__).resolve().parent.parent / "sql"
+# It warns of every prepared query that is to return rows: such a one begins with EXECUTE.
+logging.getLogger("aiosql").setLevel(logging.ERROR)
+
 TYPED_PARAMETER = re.compile(r"%\((\w+)\)s::(\w+(?:\[\])?)")
 
 
