@@ -198,13 +198,13 @@ def act(client: FlaskClient, headers: Callable[..., dict[str, str]]) -> Callable
 
 @pytest.fixture
 def sql(database_url: str) -> Iterator[Callable[..., list[tuple[Any, ...]]]]:
-    """Run plain SQL as somebody beside the service would: ``sql("SELECT %s", 1)``."""
+    """Run plain SQL as somebody beside the service would: ``sql("SELECT %s", 1)``, ``sql("SELECT %(n)s", n=1)``."""
     connection = psycopg2.connect(database_url)
     connection.autocommit = True
 
-    def execute(statement: str, *parameters: Any) -> list[tuple[Any, ...]]:
+    def execute(statement: str, *parameters: Any, **named: Any) -> list[tuple[Any, ...]]:
         with connection.cursor() as cursor:
-            cursor.execute(statement, parameters or None)
+            cursor.execute(statement, named or parameters or None)
             return cursor.fetchall() if cursor.description else []
 
     yield execute

@@ -135,7 +135,7 @@ DECLARE
     v_moved   bigint[];
     v_late    record;
 BEGIN
-    IF pg_trigger_depth() > 1 THEN
+    IF pg_trigger_depth() > 1 OR current_setting('app.alerts_are_placed', true) = 'recorded' THEN
         RETURN NEW;
     END IF;
     SELECT COALESCE(a.duplicate_of, a.id) AS id, a.group_id INTO v_group FROM alerts AS a WHERE a.id = NEW.alert_id;
@@ -647,7 +647,7 @@ DECLARE
     v_policy         escalation_policies;
     v_window_seconds integer := COALESCE(NULLIF(current_setting('app.window_seconds', true), ''), '300')::integer;
 BEGIN
-    IF current_setting('app.alerts_are_placed', true) = 'true' THEN
+    IF current_setting('app.alerts_are_placed', true) IN ('true', 'recorded') THEN
         RETURN NEW;
     END IF;
     IF NEW.metric = '' AND jsonb_typeof(NEW.metadata -> 'metric') = 'string' THEN
@@ -723,18 +723,69 @@ CREATE FUNCTION public.raise_alert(p_device_id uuid, p_severity public.alert_sev
     AS $$
 #variable_conflict use_column
 DECLARE
-    v_metric    text;
-    v_key_class text;
+    v_pages   boolean;
+    v_alert   alerts;
+    v_policy  escalation_policies;
+    v_written text;
 BEGIN
+    created_at := app_now();
+    p_occurred_at := COALESCE(p_occurred_at, created_at);
+    p_key_class := COALESCE(p_key_class, p_severity::text);
+    IF p_metric = '' AND jsonb_typeof(p_metadata -> 'metric') = 'string' THEN
+        p_metric := p_metadata ->> 'metric';
+    END IF;
+    SELECT t.target_tta, t.target_ttr,
+           EXISTS (SELECT FROM escalation_policies AS p WHERE p.enabled AND p.rules -> 'severity_match' ? p_severity::text),
+           (SELECT g.id FROM alert_groups AS g
+            WHERE g.device_id = p_device_id AND g.metric = p_metric AND g.key_class = p_key_class AND g.status = 'active'),
+           (SELECT e.id FROM escalations AS e
+            WHERE e.device_id = p_device_id AND e.metric = p_metric AND e.key_class = p_key_class AND e.ended_at IS NULL)
+    INTO target_tta, target_ttr, v_pages, group_id, escalation_id
+    FROM sla_targets AS t WHERE t.severity = p_severity;
+    -- place_alert refuses what lies too far ahead.
+    IF group_id IS NULL AND p_occurred_at <= created_at + interval '5 minutes' THEN
+        group_id := nextval('alert_groups_id_seq');
+        INSERT INTO alert_groups (id, device_id, metric, key_class, severity, first_occurrence_at, last_occurrence_at,
+                                  created_at, occurrence_count, open_alerts)
+        OVERRIDING SYSTEM VALUE
+        VALUES (group_id, p_device_id, p_metric, p_key_class, p_severity, p_occurred_at, p_occurred_at, created_at, 1, 1)
+        ON CONFLICT (device_id, metric, key_class) WHERE status = 'active' DO NOTHING;
+        IF FOUND THEN
+            alert_id := nextval('alerts_id_seq');
+            state := 'new';
+            v_written := set_config('app.alerts_are_placed', 'recorded', true);
+            INSERT INTO alerts (id, device_id, severity, message, metadata, metric, source, occurred_at, escalate,
+                                reported_by, key_class, group_id, created_at)
+            VALUES (alert_id, p_device_id, p_severity, p_message, p_metadata, p_metric, p_source, p_occurred_at, p_escalate,
+                    p_reported_by, p_key_class, group_id, created_at);
+            INSERT INTO alert_states (alert_id, state, changed_by, actor_kind, created_at)
+            VALUES (alert_id, state, p_reported_by, 'system', created_at);
+            INSERT INTO alert_slas (alert_id, severity, is_duplicate, started_at, target_tta, target_ttr,
+                                    tta_due_at, ttr_due_at, next_due_at)
+            VALUES (alert_id, p_severity, false, created_at, target_tta, target_ttr,
+                    created_at + make_interval(mins => target_tta), created_at + make_interval(mins => target_ttr),
+                    created_at + make_interval(mins => target_tta));
+            INSERT INTO tally_entries (severity, state, alerts, groups_opened, largest_group)
+            VALUES (p_severity, state, 1, 1, 1);
+            v_written := set_config('app.alerts_are_placed', '', true);
+            IF v_pages AND p_escalate AND p_occurred_at >= created_at - interval '1 hour' THEN
+                SELECT * INTO v_alert FROM alerts AS a WHERE a.id = alert_id;
+                SELECT * INTO v_policy FROM find_escalation_policy(p_severity);
+                escalation_id := start_escalation(v_alert, v_policy);
+            END IF;
+            RETURN NEXT;
+            RETURN;
+        END IF;
+    END IF;
     INSERT INTO alerts AS a (device_id, severity, message, metadata, metric, source, occurred_at, escalate,
                              reported_by, key_class)
-    VALUES (p_device_id, p_severity, p_message, p_metadata, p_metric, p_source,
-            COALESCE(p_occurred_at, app_now()), p_escalate, p_reported_by, p_key_class)
-    RETURNING a.id, a.state, a.group_id, a.duplicate_of, a.created_at, a.metric, a.key_class
-    INTO alert_id, state, group_id, duplicate_of, created_at, v_metric, v_key_class;
+    VALUES (p_device_id, p_severity, p_message, p_metadata, p_metric, p_source, p_occurred_at, p_escalate,
+            p_reported_by, p_key_class)
+    RETURNING a.id, a.state, a.group_id, a.duplicate_of, a.created_at
+    INTO alert_id, state, group_id, duplicate_of, created_at;
     SELECT s.target_tta, s.target_ttr, (
         SELECT e.id FROM escalations AS e
-        WHERE e.device_id = p_device_id AND e.metric = v_metric AND e.key_class = v_key_class AND e.ended_at IS NULL)
+        WHERE e.device_id = p_device_id AND e.metric = p_metric AND e.key_class = p_key_class AND e.ended_at IS NULL)
     INTO target_tta, target_ttr, escalation_id
     FROM alert_slas AS s WHERE s.alert_id = raise_alert.alert_id;
     RETURN NEXT;
@@ -801,6 +852,9 @@ CREATE FUNCTION public.record_raised_alerts() RETURNS trigger
     LANGUAGE plpgsql
     AS $$
 BEGIN
+    IF current_setting('app.alerts_are_placed', true) = 'recorded' THEN
+        RETURN NULL;
+    END IF;
     INSERT INTO alert_states (alert_id, state, changed_by, actor_kind, created_at)
     SELECT id, state, reported_by, 'system', created_at FROM raised;
     INSERT INTO alert_slas (alert_id, severity, is_duplicate, started_at, target_tta, target_ttr,
@@ -1596,18 +1650,18 @@ ALTER TABLE ONLY public.users
     ADD CONSTRAINT users_pkey PRIMARY KEY (id);
 ALTER TABLE ONLY public.worker_heartbeats
     ADD CONSTRAINT worker_heartbeats_pkey PRIMARY KEY (worker);
-CREATE INDEX alert_groups_device_newest ON public.alert_groups USING btree (device_id, first_occurrence_at DESC, id DESC);
+CREATE INDEX alert_groups_device_newest ON public.alert_groups USING btree (device_id, first_occurrence_at, id);
 CREATE UNIQUE INDEX alert_groups_one_active_per_key ON public.alert_groups USING btree (device_id, metric, key_class) WHERE (status = 'active'::public.alert_group_status);
-CREATE INDEX alert_groups_status_newest ON public.alert_groups USING btree (status, first_occurrence_at DESC, id DESC);
+CREATE INDEX alert_groups_status_newest ON public.alert_groups USING btree (status, first_occurrence_at, id);
 CREATE INDEX alert_slas_next_due ON public.alert_slas USING btree (next_due_at) WHERE (next_due_at IS NOT NULL);
 CREATE INDEX alert_slas_started ON public.alert_slas USING brin (started_at) WITH (pages_per_range='32', autosummarize='on');
-CREATE INDEX alerts_device_newest ON public.alerts USING btree (device_id, created_at DESC, id DESC);
+CREATE INDEX alerts_device_newest ON public.alerts USING btree (device_id, created_at, id);
 CREATE INDEX alerts_duplicate_of ON public.alerts USING btree (duplicate_of);
-CREATE INDEX alerts_group_newest ON public.alerts USING btree (group_id, created_at DESC, id DESC);
-CREATE INDEX alerts_metric_newest ON public.alerts USING btree (metric, created_at DESC, id DESC);
-CREATE INDEX alerts_newest ON public.alerts USING btree (created_at DESC, id DESC);
+CREATE INDEX alerts_group_newest ON public.alerts USING btree (group_id, created_at, id);
+CREATE INDEX alerts_metric_newest ON public.alerts USING btree (metric, created_at, id);
+CREATE INDEX alerts_newest ON public.alerts USING btree (created_at, id);
 CREATE UNIQUE INDEX alerts_one_open_original ON public.alerts USING btree (group_id, md5((message)::text)) WHERE ((duplicate_of IS NULL) AND (state <> 'resolved'::public.alert_state));
-CREATE INDEX alerts_severity_state_newest ON public.alerts USING btree (severity, state, created_at DESC, id DESC);
+CREATE INDEX alerts_severity_state_newest ON public.alerts USING btree (severity, state, created_at, id);
 CREATE INDEX escalations_device_newest ON public.escalations USING btree (device_id, started_at DESC, id DESC);
 CREATE INDEX escalations_due ON public.escalations USING btree (due_at) WHERE (ended_at IS NULL);
 CREATE INDEX escalations_group ON public.escalations USING btree (group_id);
