@@ -34,6 +34,7 @@ from notifications.outbox import Outbox
 from notifications.sms_ledger import SmsLedger
 from on_call_manager import OnCallManager
 from readiness import Readiness
+from sensor_silence import SensorSilence
 from sla_tracker import SlaTracker
 from telemetry import Telemetry
 from telemetry_upkeep import TelemetryUpkeep
@@ -63,6 +64,7 @@ class Services:
     ml: MLModelManager
     model_parts: ModelParts
     telemetry_upkeep: TelemetryUpkeep
+    sensor_silence: SensorSilence
     housekeeping: Housekeeping
     readiness: Readiness
 
@@ -80,6 +82,7 @@ def build_services(settings: Settings, clock: Clock | None = None, database_url:
         statement_timeout_seconds=settings.statement_timeout_seconds,
     )
     store = AlertStore()
+    state_machine = AlertStateMachine()
     grouping = AlertGrouping(database)
     accounts = Accounts(database, clock)
     on_call = OnCallManager(database, clock)
@@ -97,7 +100,7 @@ def build_services(settings: Settings, clock: Clock | None = None, database_url:
         accounts=accounts,
         store=store,
         lifecycle=AlertLifecycle(
-            database, clock, store, AlertStateMachine(), grouping, IdempotencyKeys(), escalations, escalation_log
+            database, clock, store, state_machine, grouping, IdempotencyKeys(), escalations, escalation_log
         ),
         grouping=grouping,
         sla=SlaTracker(database, clock),
@@ -113,6 +116,7 @@ def build_services(settings: Settings, clock: Clock | None = None, database_url:
         ml=MLModelManager(parts=model_parts, on_anomaly=ml_alerts.handle_anomaly),
         model_parts=model_parts,
         telemetry_upkeep=TelemetryUpkeep(database, model_parts.telemetry, model_parts.streams, settings.telemetry_days),
+        sensor_silence=SensorSilence(database, store, state_machine, settings.sensor_silence_steps),
         housekeeping=Housekeeping(database, sms_ledger),
         readiness=Readiness(database),
     )

@@ -31,6 +31,7 @@ HOUSEKEEPING_SECONDS = 60.0
 PAGING_SECONDS = 0.05
 PRICE_SECONDS = 60.0
 TRAINING_SECONDS = 1.0
+SILENCE_SECONDS = 30.0
 # Within what `run` waits for its children.
 STOP_SECONDS = 3.0
 # Short, because SLA breaches are to be flagged within seconds of the database's return.
@@ -149,6 +150,11 @@ def plan_questions(services: Services) -> list[Job]:
     return [Job("SMS prices", SmsPrices(services.database, sms), PRICE_SECONDS)]
 
 
+def plan_watch(services: Services) -> list[Job]:
+    """Return the job that looks at every watched sensor, which may take a second where there are thousands."""
+    return [Job("sensor silence", services.sensor_silence, SILENCE_SECONDS)]
+
+
 def plan_model_care(services: Services, worker: str) -> list[Job]:
     """Return the jobs that may take minutes: trainings, and keeping models before their readings are dropped."""
     return [
@@ -166,7 +172,8 @@ def run_worker(settings: Settings) -> None:
             if isinstance(channel, OffChannel):
                 logger.info("%s", channel.reason)
         try:
-            for jobs in (plan_chores(services), plan_questions(services), plan_model_care(services, worker)):
+            chores, questions = plan_chores(services), plan_questions(services)
+            for jobs in (chores, questions, plan_watch(services), plan_model_care(services, worker)):
                 if jobs:
                     _run_beside(JobLoop(jobs))
             JobLoop(plan_paging(services, worker)).run_until_stopped(stop)

@@ -52,6 +52,7 @@ class Settings(BaseSettings):
     cors_origins: Annotated[tuple[str, ...], NoDecode] = ()
     telemetry_days: int = Field(default=30, ge=1, le=366)
     ml_hot_models: int = Field(default=1000, ge=1, le=100_000)
+    sensor_silence_steps: int = Field(default=10, ge=0, le=10_000)
     group_window_seconds: int = Field(default=300, ge=1, le=86400)
     renotify_minutes: int = Field(default=60, ge=1, le=10080)
     notification_lease_seconds: int = Field(default=30, ge=1, le=600)

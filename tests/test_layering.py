@@ -49,6 +49,7 @@ ROOMS: list[tuple[str, set[str]]] = [
             "escalation_engine",
             "escalation_simulation",
             "ml_alert_integration",
+            "sensor_silence",
         },
     ),
     ("wiring", {"wiring"}),

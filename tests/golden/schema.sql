@@ -1145,13 +1145,15 @@ CREATE TABLE public.ml_series (
     activated_number bigint DEFAULT 0 NOT NULL,
     active_model_id bigint,
     last_version integer DEFAULT 0 NOT NULL,
-    metric text NOT NULL
+    metric text NOT NULL,
+    silence_alert_id bigint
 )
 WITH (fillfactor='50');
 COMMENT ON COLUMN public.ml_series.last_number IS 'the number of the newest reading';
 COMMENT ON COLUMN public.ml_series.activation IS 'counts changes of the active model: what a process has cached holds for one of them';
 COMMENT ON COLUMN public.ml_series.activated_number IS 'last_number when the active model became active';
 COMMENT ON COLUMN public.ml_series.active_model_id IS 'the one version that scores; NULL: none does';
+COMMENT ON COLUMN public.ml_series.silence_alert_id IS 'the alert for the silence that goes on; NULL while readings come';
 ALTER TABLE public.ml_series ALTER COLUMN id ADD GENERATED ALWAYS AS IDENTITY (
     SEQUENCE NAME public.ml_series_id_seq
     START WITH 1
