@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from alert_state_machine import Actor, AlertStateMachine, Transition
@@ -47,11 +48,11 @@ class SensorSilence:
         with self._database.autocommit() as connection:
             returned = list(self._queries.list_returned(connection))
             silent = list(self._queries.list_silent(connection, steps=self._steps))
-        ended = [self._database.run(lambda c, row=row: self._end(c, row)) for row in returned]
-        raised = [self._database.run(lambda c, row=row: self._raise(c, row)) for row in silent]
+        ended = [self._database.run(partial(self._end, row)) for row in returned]
+        raised = [self._database.run(partial(self._raise, row)) for row in silent]
         return SilenceResult(sum(raised), sum(ended))
 
-    def _raise(self, connection: Connection, row: Mapping[str, Any]) -> bool:
+    def _raise(self, row: Mapping[str, Any], connection: Connection) -> bool:
         found = self._queries.lock_if_still_silent(
             connection, series_id=row["series_id"], last_number=row["last_number"]
         )
@@ -77,7 +78,7 @@ class SensorSilence:
         self._queries.keep_alert(connection, series_id=row["series_id"], alert_id=alert["alert_id"])
         return True
 
-    def _end(self, connection: Connection, row: Mapping[str, Any]) -> bool:
+    def _end(self, row: Mapping[str, Any], connection: Connection) -> bool:
         if not self._queries.forget_alert(connection, series_id=row["series_id"], alert_id=row["alert_id"]):
             return False
         step = Transition("resolved", notes="Readings come in again", resolution="fixed")
