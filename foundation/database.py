@@ -13,6 +13,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from itertools import count
 from types import TracebackType
 from typing import Any, TypeVar
 
@@ -30,7 +31,7 @@ from foundation.errors import (
     Unavailable,
     ValidationFailed,
 )
-from foundation.queries import load_queries
+from foundation.queries import Shape, load_queries
 
 Result = TypeVar("Result")
 
@@ -42,11 +43,12 @@ INT64 = range(-(2**63), 2**63)
 
 
 class Connection(psycopg2.extensions.connection):
-    """A connection that knows which statements were prepared on it."""
+    """A connection that knows which statements were prepared on it, by their shape."""
 
     def __init__(self, *arguments: Any, **named: Any) -> None:
         super().__init__(*arguments, **named)
-        self.prepared: set[str] = set()
+        self.prepared: dict[Shape, str] = {}
+        self.statement_numbers = count(1)
 
 
 class Database:

@@ -8,14 +8,17 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, ExitStack, closing, suppress
 from datetime import UTC, datetime, timedelta
 from typing import Any
+from uuid import uuid4
 
 import psycopg2
 import pytest
 
+from alert_store import AlertFilter
 from foundation.clock import FrozenClock
 from foundation.database import TRANSACTION_ATTEMPTS, Connection, Database
 from foundation.errors import Conflict, DomainError, IllegalTransition, NotFound, Unavailable, ValidationFailed
-from foundation.queries import load_queries
+from foundation.paging import PageRequest
+from foundation.queries import MOST_PREPARED, load_queries
 from tests.conftest import START
 
 Sql = Callable[..., list[tuple[Any, ...]]]
@@ -409,6 +412,37 @@ def test_a_prepared_query_is_parsed_once_per_connection_and_outlives_a_rollback(
     with database.autocommit() as connection:
         for _ in range(2):
             assert queries.count_by_class(connection, **wanted) == 0
-        assert ask(connection, "SELECT array_agg(name) FROM pg_prepared_statements") == ["alert_store_count_by_class"]
+        assert ask(connection, "SELECT array_agg(name) FROM pg_prepared_statements") == ["alert_store_count_by_class_1"]
         calls = "SELECT generic_plans + custom_plans FROM pg_prepared_statements"
         assert ask(connection, calls) == 3
+
+
+def test_a_prepared_query_has_a_plan_for_every_shape_of_its_parameters(make_database: Callable[..., Database]) -> None:
+    queries = load_queries("alert_store", prepared=("list_alerts",))
+    nothing = {**AlertFilter().parameters(), **PageRequest().parameters()}
+    device = {**nothing, "device_id": "3a9ccfce-9773-4c72-b905-6a850e961587"}
+    with make_database().autocommit() as connection:
+        for parameters in (nothing, device, nothing, {**device, "device_id": str(uuid4())}, {**nothing, "limit": 7}):
+            assert list(queries.list_alerts(connection, **parameters)) == []
+        texts = ask(connection, "SELECT array_agg(statement ORDER BY prepare_time) FROM pg_prepared_statements")
+        assert len(texts) == 3
+        assert [("LIMIT 51" in text, "LIMIT 7" in text, "device_id = $" in text) for text in texts] == [
+            (True, False, False),
+            (True, False, True),
+            (False, True, False),
+        ]
+
+
+def test_a_connection_keeps_so_many_prepared_queries_and_forgets_the_one_that_rested_longest(
+    make_database: Callable[..., Database],
+) -> None:
+    queries = load_queries("alert_store", prepared=("list_alerts",))
+    nothing = {**AlertFilter().parameters(), **PageRequest().parameters()}
+    with make_database().autocommit() as connection:
+        for limit in range(1, MOST_PREPARED + 6):
+            for asked in (limit, 1):
+                assert list(queries.list_alerts(connection, **{**nothing, "limit": asked})) == []
+        names = ask(connection, "SELECT array_agg(name) FROM pg_prepared_statements")
+        assert len(names) == MOST_PREPARED == len(connection.prepared)
+        assert "alert_store_list_alerts_1" in names
+        assert "alert_store_list_alerts_2" not in names
