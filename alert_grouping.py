@@ -41,7 +41,9 @@ class AlertGrouping:
     def __init__(self, database: Database) -> None:
         self._database = database
         self._queries = load_queries(
-            "alert_grouping", rows_are_dicts=True, prepared=("count_by_status", "get_statistics")
+            "alert_grouping",
+            rows_are_dicts=True,
+            prepared=("list_groups", "list_device_groups", "count_by_status", "count_groups", "get_statistics"),
         )
 
     def get_group(self, connection: Connection, group_id: int) -> Mapping[str, Any]:
@@ -65,7 +67,7 @@ class AlertGrouping:
             return self.get_group(connection, group_id)
 
     def list_groups(self, wanted: GroupFilter, page: PageRequest) -> Page:
-        """Return a page of groups, newest first occurrence first."""
+        """Return a page of groups, newest first occurrence first; ``shown`` is the JSON of a group."""
         parameters = {
             "statuses": [wanted.status] if wanted.status else list(STATUSES),
             "device_id": wanted.device_id,

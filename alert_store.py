@@ -77,7 +77,16 @@ class AlertStore:
 
     def __init__(self) -> None:
         self._queries = load_queries(
-            "alert_store", rows_are_dicts=True, prepared=("raise_alert", "get_alert", "count_by_class")
+            "alert_store",
+            rows_are_dicts=True,
+            prepared=(
+                "raise_alert",
+                "get_alert",
+                "list_alerts",
+                "list_alerts_by_class",
+                "count_by_class",
+                "count_alerts",
+            ),
         )
 
     def raise_alert(self, connection: Connection, report: AlertReport, reported_by: str) -> Mapping[str, Any]:
@@ -131,7 +140,11 @@ class AlertStore:
         return row
 
     def list_alerts(self, connection: Connection, wanted: AlertFilter, page: PageRequest) -> Page:
-        """Return a page of alerts, newest first."""
+        """Return a page of alerts, newest first.
+
+        A row has ``shown``, the JSON of an alert as ``row_to_json`` writes it, and ``has_long_number``: whether its
+        metadata may hold a number beyond 64 bits.
+        """
         parameters = wanted.parameters()
         list_rows = self._queries.list_alerts_by_class if wanted.is_merged_by_class else self._queries.list_alerts
         rows = list(list_rows(connection, **parameters, **page.parameters()))

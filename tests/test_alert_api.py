@@ -311,6 +311,36 @@ def test_list_alerts_of_one_instant_come_newest_id_first(raise_alert, read):
     assert ids_of(read(ALERTS)) == raised[::-1]
 
 
+@pytest.mark.parametrize("microseconds", [0, 1, 500_000, 416_110, 123_456])
+def test_lists_show_what_the_single_reading_shows_times_to_the_digit(raise_alert, act, read, clock, microseconds):
+    clock.advance(timedelta(microseconds=microseconds))
+    time = clock.now().isoformat()
+    words = {
+        "message": f'"seen_at":"2026-03-02T08:00:00.5+00:00" \u2028 \x07 \\u0041 grüße 🏭 {time}',
+        "metadata": {"seen_at": "2026-03-02T08:00:00.5+00:00", "nested": [{"_at": time[:20] + "5+00:00"}, None, 1e300]},
+    }
+    moved = raise_alert(**words)
+    other = raise_alert(
+        occurred_at="2026-03-02T07:30:00.250+02:00", metadata=words["metadata"] | {"nested": {"a": 1.5}}
+    )
+    act(moved["alert_id"], "acknowledge")
+    clock.advance(timedelta(seconds=61, microseconds=10))
+    act(moved["alert_id"], "resolve", advance=True)
+    for query in ({}, {"severity": "critical"}, {"device_id": DEVICE}):
+        page = read(ALERTS, **query)["data"]
+        assert ids_of({"data": page}) == [other["alert_id"], moved["alert_id"]]
+        assert [alert["created_at"] for alert in page] == [other["created_at"], moved["created_at"]] == [time, time]
+        assert page[1]["message"] == words["message"]
+        assert page[1]["metadata"] == words["metadata"]
+        for listed in page:
+            alone = read(f"{ALERTS}/{listed['alert_id']}")
+            group = alone.pop("group")
+            assert alone.pop("escalation") is None
+            assert listed == alone
+            assert group in read(GROUPS)["data"]
+            assert group in read(GROUPS, device_id=DEVICE)["data"]
+
+
 def test_list_alerts_filter_severity(raise_alert, read):
     raised = {severity: raise_alert(severity=severity)["alert_id"] for severity in ("critical", "high", "info")}
     page = read(ALERTS, severity="high")

@@ -445,6 +445,9 @@ def test_edge_values_are_taken_and_read_back(send):
     assert send("POST", BATCH, json={"alerts": [report for _, report in EDGE_REPORTS]}).status_code == 201
     page = send("GET", ALERTS, query_string={"limit": 200})
     assert (page.status_code, page.json["total"]) == (200, 2 * len(EDGE_REPORTS))
+    for listed in page.json["data"]:
+        alone = send("GET", f"{ALERTS}/{listed['alert_id']}").json
+        assert listed == {name: value for name, value in alone.items() if name not in ("group", "escalation")}
 
 
 def test_edge_queries_are_taken(send):

@@ -13,6 +13,7 @@ import pytest
 from pytest_postgresql.executors.noop import NoopExecutor
 
 from alert_store import AlertFilter
+from foundation.database import Connection as ServiceConnection
 from foundation.paging import Cursor, PageRequest
 from foundation.queries import load_queries
 from tests.conftest import START
@@ -97,7 +98,7 @@ def loaded_url(alerting_server: NoopExecutor) -> Iterator[str]:
 def loaded(loaded_url: str) -> Iterator[Connection]:
     """A connection like the service's own to the database with rows; what is done over it is undone."""
     options = "-c timezone=UTC -c jit=off -c app.now=2026-03-02T08:00:00Z"
-    with closing(psycopg2.connect(loaded_url, options=options)) as connection:
+    with closing(psycopg2.connect(loaded_url, options=options, connection_factory=ServiceConnection)) as connection:
         yield connection
         connection.rollback()
 
@@ -109,15 +110,19 @@ def walk(plan: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
         yield from walk(child)
 
 
-def sequential_scans(connection: Connection, statement: str, parameters: Mapping[str, Any]) -> list[str]:
-    """Return the big tables that the plan of a statement reads from end to end."""
+def explain(connection: Connection, statement: str, parameters: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """Return the nodes of the plan of a statement."""
     with connection.cursor() as cursor:
         cursor.execute(f"EXPLAIN (FORMAT JSON) {statement}", parameters)
         ((document,),) = cursor.fetchall()
+    return [node for entry in document for node in walk(entry["Plan"])]
+
+
+def sequential_scans(connection: Connection, statement: str, parameters: Mapping[str, Any]) -> list[str]:
+    """Return the big tables that the plan of a statement reads from end to end."""
     return [
         node["Relation Name"]
-        for entry in document
-        for node in walk(entry["Plan"])
+        for node in explain(connection, statement, parameters)
         if node["Node Type"] == "Seq Scan" and node["Relation Name"] in BIG_TABLES
     ]
 
@@ -162,6 +167,23 @@ class TestLists:
                 found[name, place] = sequential_scans(loaded, query.sql, parameters)
         assert {case: scans for case, scans in found.items() if scans} == {}
 
+    def test_plans_of_pages_that_are_kept_for_any_value(self, loaded: ServiceConnection) -> None:
+        queries = load_queries("alert_store", prepared=("list_alerts", "list_alerts_by_class"))
+        with loaded.cursor() as cursor:
+            cursor.execute("SET plan_cache_mode = force_generic_plan")
+        found = {}
+        for name, wanted in ALERT_FILTERS.items():
+            query = queries.list_alerts_by_class if wanted.is_merged_by_class else queries.list_alerts
+            for place, page in PAGES.items():
+                parameters = {**wanted.parameters(), **page.parameters()}
+                list(query(loaded, **parameters))
+                *_, execution = loaded.prepared.values()
+                assert sequential_scans(loaded, execution, parameters) == [], (name, place)
+                nodes = explain(loaded, execution, parameters)
+                # Where the page begins is looked up: rows before it are not read and thrown away.
+                found[name, place] = [node["Filter"] for node in nodes if "ROW(" in node.get("Filter", "")]
+        assert {case: filters for case, filters in found.items() if filters} == {}
+
     def test_pages_of_groups(self, loaded: Connection) -> None:
         queries = load_queries("alert_grouping")
         found = {}
@@ -197,10 +219,7 @@ class TestLists:
 
 def big_tables(connection: Connection, statement: str, parameters: Mapping[str, Any]) -> set[str]:
     """Return the big tables that the plan of a statement touches in any way."""
-    with connection.cursor() as cursor:
-        cursor.execute(f"EXPLAIN (FORMAT JSON) {statement}", parameters)
-        ((document,),) = cursor.fetchall()
-    nodes = [node for entry in document for node in walk(entry["Plan"])]
+    nodes = explain(connection, statement, parameters)
     return {str(node["Relation Name"]) for node in nodes if node.get("Relation Name") in BIG_TABLES}
 
 
