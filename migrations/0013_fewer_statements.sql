@@ -153,7 +153,7 @@ END $$;
 -- Raises one alert: the hot path, one call and one commit. escalation_id is that of the escalation that runs for its key.
 --
 -- An alert of a key without an active group has nothing to be compared with: it opens a group, is no duplicate and is in
--- nobody's hands. It is written here, a statement a table. Every other one, and one that finds a group after all because
+-- nobody's hands. It is written here, in two statements. Every other one, and one that finds a group after all because
 -- somebody else opened it meanwhile, goes the way that plain SQL goes, through the triggers.
 CREATE OR REPLACE FUNCTION raise_alert(
     p_device_id uuid, p_severity alert_severity, p_message text, p_metadata jsonb DEFAULT '{}',
@@ -196,19 +196,23 @@ BEGIN
             alert_id := nextval('alerts_id_seq');
             state := 'new';
             v_written := set_config('app.alerts_are_placed', 'recorded', true);
+            WITH states AS (
+                INSERT INTO alert_states (alert_id, state, changed_by, actor_kind, created_at)
+                VALUES (alert_id, state, p_reported_by, 'system', created_at)
+            ), clocks AS (
+                INSERT INTO alert_slas (alert_id, severity, is_duplicate, started_at, target_tta, target_ttr,
+                                        tta_due_at, ttr_due_at, next_due_at)
+                VALUES (alert_id, p_severity, false, created_at, target_tta, target_ttr,
+                        created_at + make_interval(mins => target_tta), created_at + make_interval(mins => target_ttr),
+                        created_at + make_interval(mins => target_tta))
+            ), tally AS (
+                INSERT INTO tally_entries (severity, state, alerts, groups_opened, largest_group)
+                VALUES (p_severity, state, 1, 1, 1)
+            )
             INSERT INTO alerts (id, device_id, severity, message, metadata, metric, source, occurred_at, escalate,
                                 reported_by, key_class, group_id, created_at)
             VALUES (alert_id, p_device_id, p_severity, p_message, p_metadata, p_metric, p_source, p_occurred_at, p_escalate,
                     p_reported_by, p_key_class, group_id, created_at);
-            INSERT INTO alert_states (alert_id, state, changed_by, actor_kind, created_at)
-            VALUES (alert_id, state, p_reported_by, 'system', created_at);
-            INSERT INTO alert_slas (alert_id, severity, is_duplicate, started_at, target_tta, target_ttr,
-                                    tta_due_at, ttr_due_at, next_due_at)
-            VALUES (alert_id, p_severity, false, created_at, target_tta, target_ttr,
-                    created_at + make_interval(mins => target_tta), created_at + make_interval(mins => target_ttr),
-                    created_at + make_interval(mins => target_tta));
-            INSERT INTO tally_entries (severity, state, alerts, groups_opened, largest_group)
-            VALUES (p_severity, state, 1, 1, 1);
             v_written := set_config('app.alerts_are_placed', '', true);
             IF v_pages AND p_escalate AND p_occurred_at >= created_at - interval '1 hour' THEN
                 SELECT * INTO v_alert FROM alerts AS a WHERE a.id = alert_id;
