@@ -32,8 +32,9 @@ class Intake:
 
     def __init__(self, step_seconds: float | None = None) -> None:
         self._steps = SortedWindow(STEP_ROWS)
+        self._median_step: float | None = None
         if step_seconds is not None:
-            self._steps.push(step_seconds)
+            self._push_step(step_seconds)
         self._last_at = -math.inf
         self._last_row_at = -math.inf
         self._bucket = math.nan
@@ -45,7 +46,7 @@ class Intake:
     @property
     def step_seconds(self) -> float | None:
         """The step between rows; None until two readings came."""
-        return max(FASTEST_STEP_SECONDS, self._steps.find_median()) if len(self._steps) else None
+        return None if self._median_step is None else max(FASTEST_STEP_SECONDS, self._median_step)
 
     def accept(self, at_seconds: float, value: float | None) -> Row | None:
         """The row to learn now, or None: not a finite value, late, repeated, or part of a mean still open."""
@@ -56,12 +57,16 @@ class Intake:
             self.rejected_times += 1
             return None
         if self._last_at > -math.inf:
-            self._steps.push(at_seconds - self._last_at)
+            self._push_step(at_seconds - self._last_at)
         self._last_at = at_seconds
-        if len(self._steps) and self._steps.find_median() < FASTEST_STEP_SECONDS:
+        if self._median_step is not None and self._median_step < FASTEST_STEP_SECONDS:
             return self._average(at_seconds, float(value))
         self._bucket = math.nan
         return self._make_row(at_seconds, float(value))
+
+    def _push_step(self, step_seconds: float) -> None:
+        self._steps.push(step_seconds)
+        self._median_step = self._steps.find_median()
 
     def _average(self, at_seconds: float, value: float) -> Row | None:
         bucket = math.floor(at_seconds / FASTEST_STEP_SECONDS) * FASTEST_STEP_SECONDS
@@ -97,6 +102,7 @@ class Intake:
     def restore_state(self, state: State) -> None:
         """Take over what `export_state` gave; raises ValueError where it does not fit."""
         self._steps.restore_state(select_state(state, "steps"))
+        self._median_step = self._steps.find_median() if len(self._steps) else None
         numbers = unpack_numbers(state["own.scalars"], 7)
         self._last_at, self._last_row_at, self._bucket, self._bucket_sum = numbers[:4]
         self._bucket_count, self.rejected_values, self.rejected_times = (int(number) for number in numbers[4:])

@@ -46,7 +46,8 @@ class DaytimeChannel:
         slot = min(len(self._values) - 1, int(second / self._slot_seconds))
         days: list[float] = self._days[slot].tolist()
         pairs = zip(days, self._values[slot].tolist(), strict=True)
-        past = {then: seen for then, seen in pairs if then >= 0.0 and day - DAYTIME_DAYS <= then < day}
+        earliest = max(0.0, day - DAYTIME_DAYS)
+        past = {then: seen for then, seen in pairs if earliest <= then < day}
         usual = find_median(sorted(past.values())) if len(past) >= DAYTIME_FEWEST_DAYS else None
         weeks = [past[then] for then in (day - 7.0, day - 14.0) if then in past]
         extend_run(self._daily, None if usual is None else value - usual)
@@ -117,10 +118,15 @@ class ShapeChannel:
             return None
         earlier = self._readings.view_last(0, size)[: size - SHAPE_ROWS]
         norms = self._readings.view_last(1, size)[SHAPE_ROWS - 1 : size - SHAPE_ROWS]
-        squared = norms - 2.0 * np.correlate(earlier, centred, "valid")
-        nearest = np.partition(squared, SHAPE_NEIGHBOURS - 1)[:SHAPE_NEIGHBOURS] + norm
-        distance = float(np.add.reduce(np.sqrt(np.maximum(nearest, 0.0)))) / SHAPE_NEIGHBOURS
-        return distance if distance < math.inf else None
+        # In place: the hottest lines of all scoring.
+        squared = np.correlate(earlier, centred, "valid")
+        squared *= -2.0
+        squared += norms
+        squared.partition(SHAPE_NEIGHBOURS - 1)
+        distance = 0.0
+        for far in squared[:SHAPE_NEIGHBOURS].tolist():
+            distance += math.sqrt(max(0.0, far + norm))
+        return distance / SHAPE_NEIGHBOURS if distance < math.inf else None
 
     def forget_recent(self) -> None:
         """Start the window of 32 anew."""

@@ -9,6 +9,8 @@ from ml.pattern_channels import DaytimeChannel, DriftChannel, ShapeChannel
 from ml.state import State, join_states, select_state
 from ml.tails import SurpriseScale, Tail, TwoTails
 
+SUDDEN = ("step", "level")
+
 
 class SurpriseModel(Detector):
     """Learns each channel's tail online and speaks when two kinds of evidence agree.
@@ -70,7 +72,9 @@ def build_channels(step_seconds: float) -> dict[str, Channel]:
 
 def combine_surprises(surprises: dict[str, float]) -> float:
     """The mean of the two largest kinds; a kind that cannot say yet counts as no surprise."""
-    sudden = [surprises[name] for name in ("step", "level") if name in surprises]
-    kinds = [surprises[name] for name in surprises if name not in {"step", "level"}]
-    kinds += [sum(sudden) / len(sudden)] if sudden else []
-    return sum(sorted(kinds)[-2:]) / 2.0
+    sudden = [surprises[name] for name in SUDDEN if name in surprises]
+    kinds = [surprise for name, surprise in surprises.items() if name not in SUDDEN]
+    if sudden:
+        kinds.append(sum(sudden) / len(sudden))
+    kinds.sort()
+    return sum(kinds[-2:]) / 2.0

@@ -15,7 +15,7 @@ from ml.windows import SortedWindow
 
 TOP_SIZE = 200
 RECENT_SIZE = 500
-TAIL_SHARE = 0.01
+TAIL_ROWS = 100  # one row in so many belongs to the tail
 FEWEST_EXCEEDANCES = 5
 CLUSTER_ROWS = 24  # exceedances closer than this may be one event
 LEARNING_ROWS = 50
@@ -73,26 +73,28 @@ class Tail:
                 return base
             scaled = (distance - self._threshold) / self._excess
             return base + self._weight * math.log10(1.0 + scaled / self._weight)
-        rank = (self._recent.count_at_least(distance) + 1) / (len(self._recent) + 1)
-        return min(-math.log10(rank), base)
+        return min(-math.log10(self._recent.estimate_chance(distance)), base)
 
     def learn(self, deviation: float) -> None:
         """Take one deviation into the tail."""
         distance = abs(deviation)
         self._recent.push(distance)
         self._seen += 1
-        exceeds = False
         if len(self._top) < TOP_SIZE or distance > self._top[0]:
-            place = bisect_right(self._top, distance)
-            self._top.insert(place, distance)
-            self._top_rows.insert(place, self._seen)
-            if len(self._top) > TOP_SIZE:
-                self._top.pop(0)
-                self._top_rows.pop(0)
-            exceeds = distance > self._threshold
-        kept = min(TOP_SIZE - 1, max(FEWEST_EXCEEDANCES, int(TAIL_SHARE * self._seen)))
-        if self._seen >= LEARNING_ROWS and (exceeds or kept != self._kept):
-            self._fit(kept)
+            self._take_into_top(distance)
+        exceeds = distance > self._threshold
+        if exceeds or not self._kept or self._seen % TAIL_ROWS == 0:
+            kept = min(TOP_SIZE - 1, max(FEWEST_EXCEEDANCES, self._seen // TAIL_ROWS))
+            if self._seen >= LEARNING_ROWS and (exceeds or kept != self._kept):
+                self._fit(kept)
+
+    def _take_into_top(self, distance: float) -> None:
+        place = bisect_right(self._top, distance)
+        self._top.insert(place, distance)
+        self._top_rows.insert(place, self._seen)
+        if len(self._top) > TOP_SIZE:
+            self._top.pop(0)
+            self._top_rows.pop(0)
 
     def _fit(self, kept: int) -> None:
         self._kept = kept
@@ -147,8 +149,9 @@ class TwoTails:
 
     def learn(self, deviation: float) -> None:
         """Take one deviation into both tails, as nothing into that of the other side."""
-        self._rise.learn(max(deviation, 0.0))
-        self._fall.learn(max(-deviation, 0.0))
+        own, other = (self._rise, self._fall) if deviation >= 0.0 else (self._fall, self._rise)
+        own.learn(deviation)
+        other.learn(0.0)
 
     def export_state(self) -> State:
         """Both tails as arrays, for `restore_state`."""

@@ -29,13 +29,17 @@ class SortedWindow:
 
     def push(self, value: float) -> None:
         """Add a value; the oldest leaves once the window is full."""
-        if len(self._arrived) < self._capacity:
-            self._arrived.append(value)
+        arrived, ordered = self._arrived, self._ordered
+        if len(arrived) < self._capacity:
+            arrived.append(value)
         else:
-            del self._ordered[bisect_left(self._ordered, self._arrived[self._next])]
-            self._arrived[self._next] = value
+            oldest = arrived[self._next]
+            arrived[self._next] = value
             self._next = (self._next + 1) % self._capacity
-        insort(self._ordered, value)
+            if value == oldest:
+                return
+            del ordered[bisect_left(ordered, oldest)]
+        insort(ordered, value)
 
     def find_median(self) -> float:
         """The median of the values; the window must not be empty."""
@@ -44,9 +48,10 @@ class SortedWindow:
             return self._ordered[middle]
         return 0.5 * (self._ordered[middle - 1] + self._ordered[middle])
 
-    def count_at_least(self, value: float) -> int:
-        """How many values are at least as large as `value`."""
-        return len(self._ordered) - bisect_left(self._ordered, value)
+    def estimate_chance(self, value: float) -> float:
+        """The chance (0..1) of a value at least as large as this one, by its rank among those of the window."""
+        size = len(self._ordered)
+        return (size - bisect_left(self._ordered, value) + 1) / (size + 1)
 
     def export_state(self) -> State:
         """The window as arrays, for `restore_state`."""
@@ -69,11 +74,12 @@ class History:
     The buffer is twice the capacity; when it is full its newer half moves to the front.
     """
 
-    __slots__ = ("_buffer", "_capacity", "_end")
+    __slots__ = ("_buffer", "_capacity", "_columns", "_end")
 
     def __init__(self, capacity: int, columns: int) -> None:
         self._capacity = capacity
         self._buffer: Floats = np.zeros((columns, 2 * capacity))
+        self._columns: list[Floats] = list(self._buffer)  # views: one index is faster than two
         self._end = 0
 
     def __len__(self) -> int:
@@ -84,13 +90,13 @@ class History:
         if self._end == self._buffer.shape[1]:
             self._buffer[:, : self._capacity] = self._buffer[:, self._capacity :]
             self._end = self._capacity
-        for column, value in enumerate(row):
-            self._buffer[column, self._end] = value
+        for column, value in zip(self._columns, row, strict=True):
+            column[self._end] = value
         self._end += 1
 
     def view_last(self, column: int, size: int) -> Floats:
         """The newest `size` values of a column, oldest first, as a view that may be written to."""
-        return self._buffer[column, self._end - size : self._end]
+        return self._columns[column][self._end - size : self._end]
 
     def export_state(self) -> State:
         """The kept rows and their place in the buffer, for `restore_state`."""
