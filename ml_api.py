@@ -69,8 +69,9 @@ def train_model(body: TrainRequest | TrainUpload) -> Answer:
 @operation(
     "Score a reading and learn it",
     tag="Anomaly detection",
-    description="Readings of one metric belong in order: late and repeated ones are kept, but answered as normal with "
-    "confidence 0 and not learnt. No alert is raised before 200 rows were seen, nobody is woken before 600. Without "
+    description="Readings of one metric belong in order: late ones are kept, but answered as normal with confidence 0 "
+    "and not learnt. One that is sent again with its timestamp, after a lost answer, has the same answer again and is "
+    "not learnt twice. No alert is raised before 200 rows were seen, nobody is woken before 600. Without "
     "an active model: 404.",
     body=ReadingBody,
     answers={200: Prediction},

@@ -14,7 +14,8 @@ from foundation.database import Connection, Database
 from foundation.errors import DomainError, ValidationFailed
 from foundation.paging import Page, PageRequest
 from ml.algorithms import DEFAULT_ALGORITHM, make_detector
-from ml.detector import ANOMALY, Detector
+from ml.answers import ANOMALY
+from ml.detector import Detector
 from ml.model_errors import ModelError, TrainingRowsError
 from ml.readings import FURTHEST_AHEAD, Reading, ScoredReading, SeriesKey, TrainingRows
 from ml.registry import ModelFilter, ModelRegistry, TrainingOrder

@@ -31,8 +31,8 @@ from benchmarks.ml_quality import (
     soil,
 )
 from ml.algorithms import ALGORITHMS, DEFAULT_ALGORITHM
+from ml.answers import ANOMALY
 from ml.calibration import TABLE_PATH, load_table
-from ml.detector import ANOMALY
 from ml.fit_confidence import digest_series
 from ml.labelled_series import LabelledSeries, read_series
 from ml_model_manager import MLModelManager

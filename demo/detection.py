@@ -14,7 +14,8 @@ from demo.labels import Window
 from demo.telemetry import Reading, Telemetry, read_telemetry
 from foundation.clock import Clock
 from foundation.errors import SettingsError
-from ml.detector import ALERT_ROWS, ANOMALY
+from ml.answers import ANOMALY
+from ml.detector import ALERT_ROWS
 
 MOST_TRAINING_ROWS = 750
 TRAINING_SHARE_PCT = 15

@@ -5,10 +5,10 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
-from typing import NamedTuple
 
 import numpy as np
 
+from ml.answers import NOTHING_SAID, Answer, Prediction, RecentAnswers, decide
 from ml.calibration import ConfidenceTable
 from ml.intake import FASTEST_STEP_SECONDS, Intake, Row
 from ml.state import State, join_states, pack_numbers, select_state, unpack_numbers
@@ -17,23 +17,9 @@ WARM_UP_ROWS = 24
 ALERT_ROWS = 200  # no alert under this many rows
 WAKING_ROWS = 600  # nobody is woken under this many
 SLEEPING_CONFIDENCE = 0.79
-ANOMALY_CONFIDENCE = 0.50
 REFERENCE_STEP_SECONDS = 300.0
 STEP_WEIGHT = 0.5
 SMOOTHING = 0.5 ** (1.0 / 1.5)  # an exponential mean with a half-life of one and a half samples
-ANOMALY = -1
-NORMAL = 1
-
-
-class Prediction(NamedTuple):
-    """What a model says of one reading: -1 anomaly or 1 normal, the confidence (0..1), the score behind it."""
-
-    is_anomaly: int
-    confidence: float
-    score: float
-
-
-NOTHING_SAID = Prediction(NORMAL, 0.0, 0.0)
 
 
 class Detector(ABC):
@@ -49,6 +35,7 @@ class Detector(ABC):
     def __init__(self, table: ConfidenceTable, step_seconds: float | None = None) -> None:
         self._table = table
         self._intake = Intake(step_seconds)
+        self._answers = RecentAnswers()
         self._built_step_seconds = 0.0
         self._waiting: list[Row] = []
         self._smoothed = 0.0
@@ -59,13 +46,22 @@ class Detector(ABC):
     def update(self, at_seconds: float, value: float | None) -> Prediction:
         """Score one reading (time in seconds since 1970, UTC) against the past, and learn it."""
         row = self._intake.accept(at_seconds, value)
-        if row is None:
+        if row is None or value is None:
             return NOTHING_SAID
         self.rows_seen += 1
         if not self._built_step_seconds:
             self._wait_for_step(row)
             return NOTHING_SAID
-        return self._decide(self._learn(row))
+        prediction = self._decide(self._learn(row))
+        self._answers.remember(Answer(self.rows_seen, at_seconds, value, prediction))
+        return prediction
+
+    def recall(self, at_seconds: float, value: float) -> Prediction | None:
+        """What `update` said of a reading with this time and value, if it was the newest or an anomaly of late.
+
+        None where there was no such reading. To update with it once more says nothing and learns nothing.
+        """
+        return self._answers.find(at_seconds, value, self.rows_seen)
 
     def train(self, readings: Iterable[tuple[float, float | None]]) -> None:
         """Learn readings (seconds since 1970, value) in their order."""
@@ -114,7 +110,7 @@ class Detector(ABC):
         confidence = self._table.find_confidence(score)
         if self.rows_seen < WAKING_ROWS:
             confidence = min(confidence, SLEEPING_CONFIDENCE)
-        return Prediction(ANOMALY if confidence >= ANOMALY_CONFIDENCE else NORMAL, confidence, score)
+        return decide(confidence, score)
 
     def _build_for(self, step_seconds: float) -> None:
         self._built_step_seconds = step_seconds
@@ -148,7 +144,8 @@ class Detector(ABC):
             "waiting": waiting,
         }
         parts = self._export_parts() if self._built_step_seconds else {}
-        return join_states({"own": own, "intake": self._intake.export_state(), **parts})
+        answers = self._answers.export_state()
+        return join_states({"own": own, "intake": self._intake.export_state(), "answers": answers, **parts})
 
     def restore_state(self, state: State) -> None:
         """Take over what `export_state` gave; raises KeyError or ValueError where it does not fit."""
@@ -156,6 +153,7 @@ class Detector(ABC):
         self.rows_seen = int(rows_seen)
         self._waiting = [Row(at, value, step, gap > 0.0) for at, value, step, gap in state["own.waiting"].tolist()]
         self._intake.restore_state(select_state(state, "intake"))
+        self._answers.restore_state(select_state(state, "answers"))
         if step_seconds:
             self._build_for(step_seconds)
             self._restore_parts(state)

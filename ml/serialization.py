@@ -25,7 +25,7 @@ from ml.model_errors import ModelFormatError, ModelTamperedError
 from ml.state import State
 
 MAGIC = b"AAML"
-FORMAT = 1
+FORMAT = 2
 HEADER = struct.Struct(">4sH32sI")
 
 

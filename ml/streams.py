@@ -9,13 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
-from datetime import UTC, datetime
 from typing import Any
 
 from foundation.database import Connection, Database
 from foundation.errors import DomainError, Unavailable
 from foundation.queries import load_queries
-from ml.detector import Prediction
+from ml.answers import Prediction
+from ml.detector import Detector
 from ml.hot_models import HotModels, StreamSlot
 from ml.model_errors import ModelError, ModelMissingError
 from ml.model_states import LiveModel, ModelStates
@@ -166,11 +166,12 @@ class ModelStreams:
     ) -> list[ScoredReading]:
         model, slot.model = slot.model, None
         assert model is not None
+        detector = model.detector
         model.learn_missed(row)
         scored = []
         for reading, at_seconds in zip(readings, seconds, strict=True):
-            prediction = model.detector.update(at_seconds, reading.value)
-            scored.append(describe(model, prediction, at_seconds))
+            prediction = answer(detector, reading, at_seconds)
+            scored.append(ScoredReading(model.model_id, prediction, at_seconds, detector.step_seconds))
         before, model.number, model.since = model.number, row["number_before"] + len(readings), row["stored_at"]
         # Only now it is whole again: one that failed half-way must not be used any more.
         slot.model = model
@@ -185,7 +186,8 @@ class ModelStreams:
         self._states.keep(connection, series, model)
 
 
-def describe(model: LiveModel, prediction: Prediction, at_seconds: float) -> ScoredReading:
-    """What is said of a reading, with the model that said it."""
-    read_at = datetime.fromtimestamp(at_seconds, UTC)
-    return ScoredReading(model.model_id, prediction, read_at, model.detector.step_seconds)
+def answer(detector: Detector, reading: Reading, at_seconds: float) -> Prediction:
+    """Score a reading and learn it; one that was given before has its answer again, which may have been lost."""
+    said_before = None if reading.read_at is None else detector.recall(at_seconds, reading.value)
+    prediction = detector.update(at_seconds, reading.value)
+    return prediction if said_before is None else said_before

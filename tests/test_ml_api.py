@@ -305,6 +305,48 @@ def test_a_body_over_64_mebibytes_is_too_large(client, headers):
     assert answer.status_code == 413
 
 
+# ---- answers that were lost
+
+
+def test_an_anomaly_sent_again_has_the_same_answer_and_a_duplicate_alert(client, headers, train, predict, sql):
+    device = make_device()
+    train(device)
+    said = predict(device, 180.0, 700).json
+    assert said["alert_id"] is not None
+    again = predict(device, 180.0, 700).json
+    assert {**again, "alert_id": None} == {**said, "alert_id": None}
+    duplicate = client.get(f"/api/v1/alerts/{again['alert_id']}", headers=headers("viewer")).json
+    assert duplicate["duplicate_of"] == said["alert_id"]
+    assert sql("SELECT count(*) FROM escalations") == [(0,)]
+    other_value = predict(device, 181.0, 700).json
+    assert (other_value["is_anomaly"], other_value["confidence"], other_value["alert_id"]) == (1, 0.0, None)
+
+
+def test_a_batch_sent_again_has_the_answers_of_its_anomalies(client, headers, train, sql):
+    device = make_device()
+    train(device)
+    values = [*make_values(720)[700:708], 180.0, 181.0]
+    body = {
+        "readings": [
+            {
+                "device_id": device,
+                "metric": METRIC,
+                "value": value,
+                "timestamp": (STREAM_START + STEP * row).isoformat(),
+            }
+            for row, value in enumerate(values, 700)
+        ]
+    }
+    said, again = (client.post(BATCH, json=body, headers=headers("device")).json["data"] for _ in range(2))
+    assert [r["confidence"] for r in again if r["is_anomaly"] == -1] == [
+        r["confidence"] for r in said if r["is_anomaly"] == -1
+    ]
+    assert {r["is_anomaly"] for r in said[8:]} == {-1}
+    assert sql("SELECT count(*) FROM alerts WHERE duplicate_of IS NULL") == [
+        (sum(r["alert_id"] is not None for r in said),)
+    ]
+
+
 # ---- records
 
 

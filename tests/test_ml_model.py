@@ -17,8 +17,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from ml.answers import ANOMALY, NOTHING_SAID
 from ml.channels import StepChannel
-from ml.detector import NOTHING_SAID, Detector
+from ml.detector import Detector
 from ml.intake import Intake
 from ml.isolation_forest import flatten_forest, grow_forest
 from ml.model_errors import ModelFormatError, ModelTamperedError, TrainingRowsError, UnknownAlgorithmError
@@ -157,6 +158,37 @@ def test_late_and_repeated_readings_change_nothing(places: list[int], steps_back
         scores += feed(dirty, times[row : row + 1], values[row : row + 1])
     assert scores == expected
     assert dirty.rejected_times == len(places)
+
+
+def test_a_model_recalls_what_it_said_of_its_newest_reading_and_of_anomalies() -> None:
+    times, values = make_stream(720)
+    detector = train_detector()
+    values[708:711] = [180.0, 181.0, 182.0]
+    said = {}
+    for at, value in zip(times[700:], values[700:], strict=True):
+        said[at.timestamp(), value] = detector.update(at.timestamp(), value)
+    anomalies = {reading: prediction for reading, prediction in said.items() if prediction.is_anomaly == ANOMALY}
+    assert anomalies
+    before = detector.export_state()
+    for model in (detector, open_model(seal_model(detector, OWNER, KEY), OWNER, KEY)):
+        for reading, prediction in anomalies.items():
+            assert model.recall(*reading) == prediction
+            assert model.recall(reading[0], reading[1] + 1.0) is None
+        assert model.recall(times[-1].timestamp(), values[-1]) == said[times[-1].timestamp(), values[-1]]
+        assert model.recall(times[701].timestamp(), values[701]) is None
+    after = detector.export_state()
+    assert all(np.array_equal(after[name], kept, equal_nan=True) for name, kept in before.items())
+
+
+def test_an_anomaly_is_remembered_for_a_thousand_rows() -> None:
+    times, values = make_stream(1720)
+    values[708:711] = [180.0, 181.0, 182.0]
+    detector = train_detector()
+    said = [detector.update(at.timestamp(), v) for at, v in zip(times[700:], values[700:], strict=True)]
+    found = [700 + row for row, prediction in enumerate(said) if prediction.is_anomaly == ANOMALY]
+    known = [row for row in found if detector.recall(times[row].timestamp(), values[row]) is not None]
+    assert found[0] < 720
+    assert known == [row for row in found if row >= 720]
 
 
 def test_naive_times_are_utc() -> None:

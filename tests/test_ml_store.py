@@ -23,6 +23,7 @@ from foundation.clock import FrozenClock
 from foundation.errors import Conflict, NotFound, ValidationFailed
 from foundation.processes import await_condition
 from foundation.settings import Settings
+from ml.answers import ANOMALY, NOTHING_SAID
 from ml.detector import Detector
 from ml.hot_models import HotModels
 from ml.model_errors import ModelFormatError, ModelMissingError, ModelTamperedError
@@ -340,9 +341,84 @@ def test_late_and_repeated_readings_are_kept_but_not_learnt(make_process, series
     said = [score((first, second)[place % 2], reading) for place, reading in enumerate(shuffled)]
     alone, _ = train("surprise", make_training_rows())
     assert [*said[:10], *said[12:]] == learn_alone(alone, readings)
-    assert said[10:12] == [(0.0, 0.0), (0.0, 0.0)]
+    # The newest once more has its answer again; the earlier one is late.
+    assert said[10:12] == [said[9], (0.0, 0.0)]
     assert load_detector(first, series).rejected_times == 2
     assert sql("SELECT count(*) FROM telemetry") == [(22,)]
+
+
+# ---- readings sent again, since their answer was lost
+
+
+def give_with_faults(services: Services, series: SeriesKey) -> tuple[list[Reading], list[Judgement]]:
+    """A batch with anomalies in its middle and normal readings after them."""
+    readings = make_readings(series, 30)
+    readings[12:16] = [reading._replace(value=180.0 + place) for place, reading in enumerate(readings[12:16])]
+    said = [result for result in services.ml.score_many(readings) if isinstance(result, Judgement)]
+    assert len(said) == 30
+    return readings, said
+
+
+def list_alerts(said: list[Any]) -> list[tuple[int, float]]:
+    """For each judgement that raised an alert its place and its confidence."""
+    return [(place, j.scored.prediction.confidence) for place, j in enumerate(said) if j.alert_id is not None]
+
+
+@pytest.mark.parametrize("snapshot", [False, True])
+def test_a_reading_sent_again_has_its_answer_again_in_any_process(make_process, series, sql, snapshot):
+    first, second = make_process(), make_process()
+    train_kept(first, series)
+    reading = make_readings(series, 1)[0]._replace(value=180.0)
+    said = first.ml.score(reading).scored.prediction
+    assert said.is_anomaly == ANOMALY
+    if snapshot:
+        first.model_parts.streams.settle(series)
+        sql("DELETE FROM telemetry")
+    for process in (first, second, make_process()):
+        assert process.ml.score(reading).scored.prediction == said
+    alone, _ = train("surprise", make_training_rows())
+    learn_alone(alone, [reading] * 4)
+    assert_same_state(load_detector(first, series), alone)
+
+
+def test_an_alert_lost_between_commit_and_answer_is_raised_when_the_reading_comes_again(make_process, series, sql):
+    dying = make_process()
+    train_kept(dying, series)
+    readings = make_readings(series, 8)
+    for reading in readings[:3]:
+        dying.ml.score(reading)
+    faulty = readings[3]._replace(value=180.0)
+    # The process dies here: the reading is in the log, and nobody was told of it.
+    dying.model_parts.streams.score(faulty)
+    assert sql("SELECT count(*) FROM alerts") == [(0,)]
+    judgement = make_process().ml.score(faulty)
+    assert judgement.alert_id is not None
+    assert sql("SELECT id, duplicate_of FROM alerts") == [(judgement.alert_id, None)]
+
+
+def test_a_batch_sent_again_raises_the_alerts_of_all_its_anomalies(make_process, series, sql):
+    one = make_process()
+    train_kept(one, series)
+    readings, said = give_with_faults(one, series)
+    assert list_alerts(said)
+    originals = sql("SELECT count(*) FROM alerts WHERE duplicate_of IS NULL")
+    again = make_process().ml.score_many(readings)
+    assert list_alerts(again) == list_alerts(said)
+    assert again[-1].scored.prediction == said[-1].scored.prediction
+    assert sql("SELECT count(*) FROM alerts WHERE duplicate_of IS NULL") == originals
+    assert sql("SELECT count(*) FROM alerts") == [(2 * len(list_alerts(said)),)]
+    assert load_detector(one, series).rows_seen == TRAINED + 30
+
+
+def test_only_a_given_time_makes_a_reading_a_repetition(make_process, series):
+    services = make_process()
+    train_kept(services, series)
+    said = services.ml.score(Reading(series, 180.0)).scored
+    assert said.prediction != NOTHING_SAID
+    # The clock of this test stands still: to the model the next ones are late, and it must not take them for this one.
+    assert services.ml.score(Reading(series, 180.0)).scored.prediction == NOTHING_SAID
+    assert services.ml.score_many([Reading(series, 180.0)])[0].scored.prediction == NOTHING_SAID
+    assert services.ml.score(Reading(series, 180.0, said.read_at)).scored.prediction == said.prediction
 
 
 # ---- versions
