@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
@@ -58,8 +58,7 @@ class ModelParts:
     telemetry: Telemetry
 
 
-@dataclass(frozen=True)
-class Judgement:
+class Judgement(NamedTuple):
     """The score of a reading and what came of it: an alert's identifier, or None."""
 
     scored: ScoredReading
@@ -153,13 +152,16 @@ class MLModelManager:
             ValidationFailed: it lies more than five minutes ahead; nothing has changed.
             ModelError: there is no active model, or it cannot be used; nothing has changed.
         """
-        self._check_time(reading)
+        checked = check_time(reading, self._parts.clock.now() + FURTHEST_AHEAD)
+        if isinstance(checked, DomainError):
+            raise checked
         return self._judge(reading, self._parts.streams.score(reading))
 
     def score_many(self, readings: Sequence[Reading | DomainError]) -> list[Judgement | DomainError]:
         """Score readings in order; the judgement of each, or why it has none. What is an error already stays one."""
         results: list[Judgement | DomainError] = []
-        checked = [self._find_fault(reading) for reading in readings]
+        latest = self._parts.clock.now() + FURTHEST_AHEAD
+        checked = [check_time(reading, latest) for reading in readings]
         good = [reading for reading in checked if isinstance(reading, Reading)]
         scores = iter(self._parts.streams.score_many(good))
         for reading in checked:
@@ -218,19 +220,6 @@ class MLModelManager:
             raise ValidationFailed.of("rows", error.message) from error
         return self.get_model(run(lambda c: registry.add_trained(c, order, detector, summary)))
 
-    def _check_time(self, reading: Reading) -> None:
-        if reading.read_at is not None and reading.read_at > self._parts.clock.now() + FURTHEST_AHEAD:
-            # Else one wrong clock would make every later reading of the series come late.
-            raise ValidationFailed.of("timestamp", "lies more than 5 minutes ahead")
-
-    def _find_fault(self, reading: Reading | DomainError) -> Reading | DomainError:
-        try:
-            if isinstance(reading, Reading):
-                self._check_time(reading)
-        except ValidationFailed as error:
-            return error
-        return reading
-
     def _judge(self, reading: Reading, scored: ScoredReading) -> Judgement:
         if self._on_anomaly is None or scored.prediction.is_anomaly != ANOMALY:
             return Judgement(scored, None)
@@ -249,6 +238,14 @@ class MLModelManager:
             return self._judge(reading, scored)
         except DomainError as error:
             return error
+
+
+def check_time(reading: Reading | DomainError, latest: datetime) -> Reading | DomainError:
+    """The reading, or what is wrong with it; what is an error already stays one."""
+    if isinstance(reading, Reading) and reading.read_at is not None and reading.read_at > latest:
+        # Else one wrong clock would make every later reading of the series come late.
+        return ValidationFailed.of("timestamp", "lies more than 5 minutes ahead")
+    return reading
 
 
 def convert_time(timestamp: datetime) -> float:

@@ -28,7 +28,8 @@ def parse_instant(value: object) -> datetime:
     if _DATE.fullmatch(value):
         value += "T00:00:00+00:00"
     # An unescaped plus in a query string arrives as a space.
-    value = _OFFSET_LOST_ITS_PLUS.sub(r"+\1", value)
+    if " " in value:
+        value = _OFFSET_LOST_ITS_PLUS.sub(r"+\1", value)
     try:
         instant = datetime.fromisoformat(value)
         if instant.tzinfo is None:
