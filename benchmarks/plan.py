@@ -19,6 +19,7 @@ class Plan:
     raising_seconds: int = 6
     reading_seconds: int = 3
     warm_up_seconds: int = 2
+    batch_seconds: int = 15
     acknowledgements: int = 600
     paging_seconds: int = 10
     due_timers: int = 100_000
@@ -42,5 +43,5 @@ def make_plan(*, is_quick: bool, rows: int | None, only: tuple[str, ...]) -> Pla
     """Return the plan for the command line's words."""
     if is_quick:
         # As many training rows as are left to the worker: fewer are trained within the request.
-        return Plan(rows or QUICK_ROWS, 2_000, 1, 2, 1, 1, 150, 3, 2_000, 20, 100, 2_000, 50_100, only)
+        return Plan(rows or QUICK_ROWS, 2_000, 1, 2, 1, 1, 2, 150, 3, 2_000, 20, 100, 2_000, 50_100, only)
     return Plan(large_rows=rows or FULL_ROWS, only=only)

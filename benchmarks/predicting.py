@@ -118,9 +118,9 @@ def _post_readings(
     name: str,
     repetition: int,
 ) -> Burst:
-    # The warm-up is no shorter: in it every web process has to load every model.
-    seconds = plan.raising_seconds
     is_batch, metric, file = name == BATCH, METRICS[name], folder / f"{name}.txt"
+    # The warm-up is no shorter: in it every web process has to load every model.
+    seconds = plan.batch_seconds if is_batch else plan.raising_seconds
     path = "/api/v1/ml/predict/batch" if is_batch else "/api/v1/ml/predict"
     with closing(connect(server.small_url)) as connection:
         # Each series goes on where it stopped: a gap would empty its windows, and scoring look cheaper than it is.
