@@ -59,8 +59,9 @@ def _serve(settings: Settings) -> int:
         port=settings.port,
         interface=Interfaces.WSGI,
         workers=settings.web_workers,
-        # A thread per connection of the pool: one more would only wait for a connection, one less leave one idle.
-        blocking_threads=settings.database_pool_size,
+        # Few: threads take turns at the interpreter, so that many requests at once all end late, and some much later.
+        # More than the pool has connections would only wait for one.
+        blocking_threads=min(settings.web_threads, settings.database_pool_size),
         http=HTTPModes.http1,
         websockets=False,
         log_level=LogLevels.error,

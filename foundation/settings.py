@@ -39,6 +39,7 @@ class Settings(BaseSettings):
     host: str = "127.0.0.1"
     port: int = Field(default=5002, ge=1, le=65535)
     web_workers: int = Field(default_factory=lambda: os.cpu_count() or 1, ge=1, le=64)
+    web_threads: int = Field(default=4, ge=1, le=100)
     database_pool_size: int = Field(default=8, ge=1, le=100)
     database_wait_seconds: float = Field(default=2.0, gt=0, le=60)
     statement_timeout_seconds: int = Field(default=30, ge=1, le=3600)

@@ -25,7 +25,7 @@ WHERE d.alert_id = :alert_id::bigint;
 
 -- name: list_alerts
 -- A page in order of an index: that of the device, the group or the metric where one is named, else the newest.
--- Each alert is written as the JSON that the API shows: as columns, a page took the web process thrice the time.
+-- Each alert is written as the JSON that the API shows: most of the time of a page was spent on its columns.
 SELECT page.id AS alert_id, page.created_at, page.metadata::text ~ '[0-9]{19}' AS has_long_number,
        row_to_json(shown)::text AS shown
 FROM (
