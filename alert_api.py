@@ -37,7 +37,6 @@ from api.serialising import (
     show_group_outcome,
     show_history,
     show_listed_alert,
-    show_listed_group,
     show_page,
     show_time,
 )
@@ -225,7 +224,7 @@ def list_groups(query: GroupQuery) -> Answer:
     """List groups."""
     device_id = str(query.device_id) if query.device_id else None
     wanted = GroupFilter(query.status, device_id, query.start_date, query.end_date)
-    return show_page(services().grouping.list_groups(wanted, page_of(query)), show_listed_group), 200
+    return show_page(services().grouping.list_groups(wanted, page_of(query)), show_group), 200
 
 
 @alert_bp.get("/groups/stats")

@@ -67,7 +67,7 @@ class AlertGrouping:
             return self.get_group(connection, group_id)
 
     def list_groups(self, wanted: GroupFilter, page: PageRequest) -> Page:
-        """Return a page of groups, newest first occurrence first; ``shown`` is the JSON of a group."""
+        """Return a page of groups, newest first occurrence first."""
         parameters = {
             "statuses": [wanted.status] if wanted.status else list(STATUSES),
             "device_id": wanted.device_id,

@@ -44,11 +44,6 @@ def show_listed_alert(row: Row) -> Any:
     return load_json(text) if row["has_long_number"] else Fragment(text)
 
 
-def show_listed_group(row: Row) -> Any:
-    """Return a group as lists show it: the JSON that the database wrote, which says what ``show_group`` says."""
-    return Fragment(SHORT_FRACTION.sub(_pad_fraction, row["shown"]))
-
-
 def _pad_fraction(match: re.Match[str]) -> str:
     return match[1].ljust(LENGTH_OF_PADDED_TIME, "0") + match[2]
 

@@ -7,9 +7,9 @@ SELECT * FROM v_alert_groups WHERE group_id = :group_id;
 SELECT id FROM alert_groups WHERE id = :group_id FOR NO KEY UPDATE;
 
 -- name: list_groups
--- A page over all devices, each group as the JSON that the API shows. Each status is read in order from its own stretch of alert_groups_status_newest,
+-- A page over all devices. Each status is read in order from its own stretch of alert_groups_status_newest,
 -- and the few rows that could make the page are merged.
-SELECT v.group_id, v.first_occurrence_at, row_to_json(shown)::text AS shown
+SELECT v.*
 FROM unnest(CAST(:statuses AS alert_group_status[])) AS wanted (status)
 CROSS JOIN LATERAL (
     SELECT *
@@ -22,16 +22,12 @@ CROSS JOIN LATERAL (
     ORDER BY g.first_occurrence_at DESC, g.group_id DESC
     LIMIT :depth
 ) AS v
-CROSS JOIN LATERAL (
-    SELECT v.group_id::text AS group_id, v.group_key, v.device_id, v.metric, v.severity, v.status, v.occurrence_count,
-           v.open_alerts, v.first_occurrence_at, v.last_occurrence_at, v.closed_at, v.noise_reduction_pct
-) AS shown
 ORDER BY v.first_occurrence_at DESC, v.group_id DESC
 OFFSET :offset LIMIT :limit;
 
 -- name: list_device_groups
 -- A page of one device's groups, in order from alert_groups_device_newest.
-SELECT v.group_id, v.first_occurrence_at, row_to_json(shown)::text AS shown
+SELECT v.*
 FROM (
     SELECT g.id, g.first_occurrence_at
     FROM alert_groups AS g
@@ -44,10 +40,6 @@ FROM (
     OFFSET :offset LIMIT :limit
 ) AS page
 JOIN v_alert_groups AS v ON v.group_id = page.id
-CROSS JOIN LATERAL (
-    SELECT v.group_id::text AS group_id, v.group_key, v.device_id, v.metric, v.severity, v.status, v.occurrence_count,
-           v.open_alerts, v.first_occurrence_at, v.last_occurrence_at, v.closed_at, v.noise_reduction_pct
-) AS shown
 ORDER BY page.first_occurrence_at DESC, page.id DESC;
 
 -- name: count_by_status$
