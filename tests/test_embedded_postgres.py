@@ -77,7 +77,7 @@ def test_server_has_our_settings_and_listens_on_a_private_socket_alone(server: E
         "shared_buffers": "256MB",
         "max_wal_size": "4GB",
         "checkpoint_timeout": "15min",
-        "wal_compression": "pglz",
+        "wal_compression": "off",
         "max_connections": "200",
         "jit": "off",
         "autovacuum_naptime": "15s",
