@@ -84,7 +84,8 @@ def _measure(plan: Plan, folder: Path) -> None:
     circumstances |= {
         "alerts": plan.large_rows,
         "repetitions": plan.repetitions,
-        "seconds": f"{plan.raising_seconds} s a burst of writing, {plan.reading_seconds} s of reading",
+        "seconds": f"{plan.raising_seconds} s a burst of writing, {plan.batch_seconds} s of batches of readings,"
+        f" {plan.reading_seconds} s of reading",
         "took": f"{time.monotonic() - began_at:.0f} s",
     }
     print_report(rows, circumstances, bursts)
