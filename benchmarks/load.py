@@ -8,6 +8,7 @@ import re
 import resource
 import shutil
 import subprocess
+import time
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -20,6 +21,7 @@ CONNECTIONS = 16
 THREADS = 2
 WRK_SETTINGS = f"wrk -t{THREADS} -c{CONNECTIONS}"
 PGBENCH_SETTINGS = f"pgbench -M prepared -c{CONNECTIONS} -j{THREADS}"
+SETTLE_SECONDS = 0.5
 SCRIPTS = Path(__file__).with_name("lua")
 # What the product's pool asks of its connections.
 PGOPTIONS = "-c app.window_seconds=300 -c timezone=UTC -c jit=off"
@@ -106,6 +108,8 @@ class LoadGenerator:
         ]  # fmt: skip
         before = self._read_cpu(None)
         output = run_tool(command, {"PGOPTIONS": PGOPTIONS})
+        # Server processes that are about to end count as neither running nor ended: the next burst would pay for them.
+        time.sleep(SETTLE_SECONDS)
         after = self._read_cpu(None)
         done = _find_number(r"transactions actually processed: (\d+)", output)
         if _find_number(r"number of failed transactions: (\d+)", output) or not done:
