@@ -214,10 +214,15 @@ BEGIN
             VALUES (alert_id, p_device_id, p_severity, p_message, p_metadata, p_metric, p_source, p_occurred_at, p_escalate,
                     p_reported_by, p_key_class, group_id, created_at);
             v_written := set_config('app.alerts_are_placed', '', true);
-            IF v_pages AND p_escalate AND p_occurred_at >= created_at - interval '1 hour' THEN
-                SELECT * INTO v_alert FROM alerts AS a WHERE a.id = alert_id;
-                SELECT * INTO v_policy FROM find_escalation_policy(p_severity);
-                escalation_id := start_escalation(v_alert, v_policy);
+            IF v_pages THEN
+                SELECT a.* INTO v_alert FROM alerts AS a WHERE a.id = alert_id AND may_page(a);
+                IF FOUND THEN
+                    -- Looked for anew: it may have been switched off or deleted since.
+                    SELECT * INTO v_policy FROM find_escalation_policy(p_severity);
+                    IF FOUND THEN
+                        escalation_id := start_escalation(v_alert, v_policy);
+                    END IF;
+                END IF;
             END IF;
             RETURN NEXT;
             RETURN;

@@ -148,3 +148,17 @@ def test_marker_of_the_hot_path_does_not_outlive_it(sql: Any) -> None:
     assert sql("SELECT current_setting('app.alerts_are_placed', true)") == [("",)]
     sql("INSERT INTO alert_states (alert_id, state) VALUES (%s, 'acknowledged')", alert_id)
     assert sql("SELECT state::text FROM alerts WHERE id = %s", alert_id) == [("acknowledged",)]
+
+
+def test_policy_that_goes_away_meanwhile_takes_no_alert_with_it(sql: Any) -> None:
+    policy = make_policy(severity_match=["critical"])
+    sql("INSERT INTO escalation_policies (name, rules) VALUES (%s, %s)", policy["name"], json.dumps(policy["rules"]))
+    # What the second look finds when somebody has switched the policy off since the first.
+    sql(
+        "CREATE OR REPLACE FUNCTION find_escalation_policy(p_severity alert_severity)"
+        " RETURNS SETOF escalation_policies LANGUAGE sql STABLE AS 'SELECT * FROM escalation_policies WHERE false'"
+    )
+    report = Report(0, "critical", "hot", {}, "temperature", None, True, None)
+    ((alert_id, *_, escalation_id),) = sql(CALL, **report.parameters())
+    assert escalation_id is None
+    assert sql("SELECT count(*) FROM alerts WHERE id = %s", alert_id) == [(1,)]
