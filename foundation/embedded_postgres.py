@@ -54,7 +54,7 @@ max_connections = {max_connections}
 shared_buffers = 256MB
 max_wal_size = 4GB
 checkpoint_timeout = 15min
-# Of the methods this build knows, the only one takes four times as long as writing the page as it is.
+# This build knows pglz alone, which took a sixth of the processor time of raising alerts after a checkpoint.
 wal_compression = off
 jit = off
 autovacuum_naptime = 15s
