@@ -99,7 +99,7 @@ def _trust_proxies(application: Flask, count: int) -> None:
 def _harden(application: Flask) -> None:
     @application.after_request
     def add_headers(response: Response) -> Response:
-        response.headers["X-Content-Type-Options"] = "nosniff"
+        response.headers.add("X-Content-Type-Options", "nosniff")
         if request.path.startswith("/api/v1/docs"):
             response.headers["Content-Security-Policy"] = DOCS_POLICY
         return response

@@ -10,6 +10,7 @@ from prometheus_client import CONTENT_TYPE_LATEST
 from pydantic import Field
 
 from alert_api import services
+from api.application import WholeResponse
 from api.auth import public
 from api.observability import render_metrics
 from api.parsing import Schema
@@ -75,4 +76,4 @@ def get_readiness() -> Answer:
 @operation("Metrics in Prometheus' text format", tag="Operations", answers={200: PlainText})
 def get_metrics() -> Response:
     """Answer the metrics of all web processes and of the database."""
-    return Response(render_metrics(current_app.extensions["alert_collector"]), content_type=CONTENT_TYPE_LATEST)
+    return WholeResponse(render_metrics(current_app.extensions["alert_collector"]), content_type=CONTENT_TYPE_LATEST)

@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterator, Sequence
 from typing import Any, TypeVar
 
-from flask import request
+from flask import Request
 from pydantic import BaseModel, ConfigDict, ValidationError
 from pydantic_core import PydanticCustomError
 from werkzeug.datastructures import MultiDict
@@ -40,7 +40,7 @@ def parse_identifier(text: str) -> int | None:
     return int(text)
 
 
-def read_body(model: type[Model], *, limit_bytes: int, optional: bool = False) -> Model:
+def read_body(request: Request, model: type[Model], *, limit_bytes: int, optional: bool = False) -> Model:
     """Validate the request's JSON body.
 
     Raises:
@@ -60,7 +60,7 @@ def read_body(model: type[Model], *, limit_bytes: int, optional: bool = False) -
     return parse_json(model, raw)
 
 
-def read_upload(model: type[Model], *, limit_bytes: int) -> Model:
+def read_upload(request: Request, model: type[Model], *, limit_bytes: int) -> Model:
     """Validate a form whose files are fields like the others.
 
     Raises:

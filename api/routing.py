@@ -20,10 +20,11 @@ from typing import Any
 from uuid import UUID
 
 import orjson
-from flask import Blueprint, Response, current_app, request
+from flask import Blueprint, Request, Response, current_app, request
 from flask.typing import RouteCallable
 from pydantic import BaseModel
 
+from api.application import WholeResponse
 from api.parsing import UPLOAD_TYPE, parse_identifier, parse_query, read_body, read_upload
 from foundation.errors import NotFound
 
@@ -68,17 +69,19 @@ def operation(summary: str, *, tag: str, answers: Mapping[int, type[BaseModel]],
     def decorate(view: View) -> View:
         @functools.wraps(view)
         def run(**arguments: Any) -> Response:
+            # The proxies of Flask look up the request at each use.
+            asked: Request = request._get_current_object()  # type: ignore[attr-defined]  # it is a proxy
             for name, text in arguments.items():
                 arguments[name] = _parse_path_device(text) if name == DEVICE else _parse_path_identifier(name, text)
             if described.query is not None:
-                arguments["query"] = parse_query(described.query, request.args)
-            elif request.query_string:
-                parse_query(NoQuery, request.args)
-            if described.upload is not None and request.mimetype == UPLOAD_TYPE:
-                arguments["body"] = read_upload(described.upload, limit_bytes=described.body_limit_bytes)
+                arguments["query"] = parse_query(described.query, asked.args)
+            elif asked.query_string:
+                parse_query(NoQuery, asked.args)
+            if described.upload is not None and asked.mimetype == UPLOAD_TYPE:
+                arguments["body"] = read_upload(asked, described.upload, limit_bytes=described.body_limit_bytes)
             elif described.body is not None:
                 arguments["body"] = read_body(
-                    described.body, limit_bytes=described.body_limit_bytes, optional=described.body_is_optional
+                    asked, described.body, limit_bytes=described.body_limit_bytes, optional=described.body_is_optional
                 )
             return respond(described, view(**arguments))
 
@@ -123,7 +126,7 @@ def respond(described: Operation, answer: Answer | Response) -> Response:
     payload, status, *headers = answer
     if current_app.config.get("CHECK_ANSWERS"):
         described.answers[status].model_validate_json(orjson.dumps(payload))
-    return Response(orjson.dumps(payload), status, headers[0] if headers else None, mimetype="application/json")
+    return WholeResponse(orjson.dumps(payload), status, headers[0] if headers else None, mimetype="application/json")
 
 
 class ApiBlueprint(Blueprint):

@@ -181,7 +181,7 @@ class Database:
 
     def _give_back(self, connection: Connection) -> None:
         self._count_use(-1)
-        is_idle = connection.info.transaction_status == psycopg2.extensions.TRANSACTION_STATUS_IDLE
+        is_idle = connection.get_transaction_status() == psycopg2.extensions.TRANSACTION_STATUS_IDLE
         # A connection that broke or hangs in a transaction is closed, never lent again.
         if is_idle and not connection.closed and not self._is_closed:
             self._idle.append(connection)
@@ -226,7 +226,8 @@ class _Loan:
 
     def __enter__(self) -> Connection:
         self._connection = self._database.lend()
-        self._connection.autocommit = self._is_autocommit
+        if self._connection.autocommit is not self._is_autocommit:
+            self._connection.autocommit = self._is_autocommit
         return self._connection
 
     def __exit__(

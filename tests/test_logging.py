@@ -29,9 +29,9 @@ def configure(log_format: Literal["text", "json"], log_level: Literal["INFO", "W
     return logging.getLogger("some.place")
 
 
-def test_json_line_has_all_extra_fields(capsys: pytest.CaptureFixture[str]) -> None:
+def test_json_line_has_all_extra_fields(capfd: pytest.CaptureFixture[str]) -> None:
     configure("json").info("%s done", "it", extra={"request_id": "r1", "status": 200, "where": {1}})
-    line = capsys.readouterr().err
+    line = capfd.readouterr().err
     assert line.count("\n") == 1
     record = json.loads(line)
     assert record.pop("time").endswith("+00:00")
@@ -45,37 +45,37 @@ def test_json_line_has_all_extra_fields(capsys: pytest.CaptureFixture[str]) -> N
     }
 
 
-def test_json_keeps_a_traceback_on_the_line(capsys: pytest.CaptureFixture[str]) -> None:
+def test_json_keeps_a_traceback_on_the_line(capfd: pytest.CaptureFixture[str]) -> None:
     logger = configure("json")
     try:
         raise ValueError("the cause")
     except ValueError:
         logger.exception("failed")
-    line = capsys.readouterr().err
+    line = capfd.readouterr().err
     assert line.count("\n") == 1
     assert "ValueError: the cause" in json.loads(line)["exception"]
 
 
-def test_text_line_cannot_be_forged(capsys: pytest.CaptureFixture[str]) -> None:
+def test_text_line_cannot_be_forged(capfd: pytest.CaptureFixture[str]) -> None:
     configure("text").info("path %s", "/a\n2026-01-01 ERROR forged", extra={"agent": "x\r\ny"})
-    line = capsys.readouterr().err
+    line = capfd.readouterr().err
     assert line.count("\n") == 1
     assert "\r" not in line
     assert line.endswith("agent=x\\r\\ny\n")
 
 
-def test_text_shows_a_traceback(capsys: pytest.CaptureFixture[str]) -> None:
+def test_text_shows_a_traceback(capfd: pytest.CaptureFixture[str]) -> None:
     logger = configure("text")
     try:
         raise ValueError("the cause")
     except ValueError:
         logger.exception("failed")
-    assert capsys.readouterr().err.endswith("ValueError: the cause\n")
+    assert capfd.readouterr().err.endswith("ValueError: the cause\n")
 
 
-def test_level_is_kept(capsys: pytest.CaptureFixture[str]) -> None:
+def test_level_is_kept(capfd: pytest.CaptureFixture[str]) -> None:
     logger = configure("text", "WARNING")
     logger.info("quiet")
     logger.warning("loud")
-    assert "quiet" not in (shown := capsys.readouterr().err)
+    assert "quiet" not in (shown := capfd.readouterr().err)
     assert "loud" in shown
