@@ -50,6 +50,9 @@ def read_body(request: Request, model: type[Model], *, limit_bytes: int, optiona
     """
     # A body of undeclared length is cut at this limit in silence: one byte more than may come tells.
     request.max_content_length = limit_bytes + 1
+    if request.content_length is not None:
+        # Its end is known: to look for it once more would be another wait for the server.
+        request.environ.pop("wsgi.input_terminated", None)
     raw = request.get_data()
     if len(raw) > limit_bytes:
         raise RequestEntityTooLarge
