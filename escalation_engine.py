@@ -63,7 +63,7 @@ class EscalationEngine:
         self._database = database
         self._accounts = accounts
         self._on_call = on_call
-        self._queries = load_queries("escalation_engine", rows_are_dicts=True)
+        self._queries = load_queries("escalation_engine", rows_are_dicts=True, prepared=("is_step_due",))
 
     def find_policy(self, severity: str, *, connection: Connection | None = None) -> Mapping[str, Any] | None:
         """Return ``id``, ``name`` and ``rules`` of the policy for a severity; None where no policy is for it."""
@@ -110,11 +110,18 @@ class EscalationEngine:
     def run_once(self) -> EngineResult:
         """Take every step that is due, those that a step brings at once too."""
         total = EngineResult()
-        while True:
+        while self._is_step_due():
             result = self._database.run(self._take_due)
             total += result
             if result == EngineResult():
-                return total
+                # Other workers have them.
+                break
+        return total
+
+    def _is_step_due(self) -> bool:
+        # One statement instead of three, twenty times a second.
+        with self._database.autocommit() as connection:
+            return bool(self._queries.is_step_due(connection))
 
     def _start_where_left(self, connection: Connection, alert: Mapping[str, Any]) -> int:
         policy = self.find_policy(alert["severity"], connection=connection)

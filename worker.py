@@ -27,7 +27,7 @@ SWEEP_SECONDS = 1.0
 FOLD_SECONDS = 1.0
 BEAT_SECONDS = 2.0
 HOUSEKEEPING_SECONDS = 60.0
-# A page is to be on its way within a second of its alert. Asking costs two statements of some 100 us.
+# A page is to be on its way within a second of its alert. Asking costs two statements of 0.1 to 0.2 ms.
 PAGING_SECONDS = 0.05
 PRICE_SECONDS = 60.0
 TRAINING_SECONDS = 1.0

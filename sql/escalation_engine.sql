@@ -31,6 +31,10 @@ WHERE a.id = :alert_id AND p.id = :policy_id;
 -- Makes the next step of an escalation due now.
 UPDATE escalations SET due_at = app_now() WHERE id = :escalation_id;
 
+-- name: is_step_due$
+-- Whether an escalation is due.
+SELECT EXISTS (SELECT FROM escalations WHERE ended_at IS NULL AND due_at <= app_now());
+
 -- name: lock_due
 -- The escalations that are due, locked until the end of the transaction; other workers pass over them.
 SELECT id AS escalation_id, alert_id, started_at, next_pass, next_tier, rules, app_now() AS now

@@ -1,3 +1,7 @@
+-- name: is_anything_due$
+-- Whether there is something to claim on these channels. They are part of the statement, so that its plan is kept.
+SELECT EXISTS (SELECT FROM notifications AS n WHERE n.channel = ANY (:channels) AND n.due_at <= app_now());
+
 -- name: claim_notifications
 -- Takes notifications that are due, so many of each channel, for the length of a lease; one whose lease has run out was
 -- being sent by a worker that died or hangs. Nothing is claimed for an escalation that a person has ended.

@@ -335,7 +335,11 @@ def test_the_sweep_reads_no_table_from_end_to_end(loaded: Connection) -> None:
 def test_paging_reads_no_table_from_end_to_end(loaded: Connection) -> None:
     engine, outbox, log = (load_queries(stem) for stem in ("escalation_engine", "outbox", "escalation_log"))
     for n in range(TIMES):
+        assert engine.is_step_due(loaded)
         assert len(list(engine.lock_due(loaded, limit=20))) == 20
+        assert outbox.is_anything_due(loaded, channels=["email", "sms"])
+        assert not outbox.is_anything_due(loaded, channels=["carrier pigeon"])
+        assert not outbox.is_anything_due(loaded, channels=[])
         claimed = outbox.claim_notifications(
             loaded, channels=["email", "sms"], limits=[2, 3], lease_seconds=30, give_up_seconds=120
         )
