@@ -5,9 +5,11 @@ SELECT EXISTS (SELECT FROM notifications AS n WHERE n.channel = ANY (:channels) 
 -- name: claim_notifications
 -- Takes notifications that are due, so many of each channel, for the length of a lease; one whose lease has run out was
 -- being sent by a worker that died or hangs. Nothing is claimed for an escalation that a person has ended.
+-- Channels and limits are part of the statement (CAST, not ::), so that its plan is kept: planning it takes longer than
+-- running it.
 WITH due AS (
     SELECT n.id, n.status = 'sending' AS was_interrupted
-    FROM unnest(:channels::text[], :limits::integer[]) AS free (channel, senders)
+    FROM unnest(CAST(:channels AS text[]), CAST(:limits AS integer[])) AS free (channel, senders)
     CROSS JOIN LATERAL (
         SELECT n.id, n.status FROM notifications AS n
         WHERE n.channel = free.channel AND n.due_at <= app_now()
@@ -18,10 +20,10 @@ WITH due AS (
 ), claimed AS (
     UPDATE notifications AS n
     SET status = CASE e.status WHEN 'cancelled' THEN 'cancelled' ELSE 'sending' END::notification_status,
-        due_at = CASE e.status WHEN 'cancelled' THEN NULL ELSE app_now() + make_interval(secs => :lease_seconds::float8) END,
+        due_at = CASE WHEN e.status <> 'cancelled' THEN app_now() + make_interval(secs => CAST(:lease_seconds AS float8)) END,
         error = CASE WHEN e.status = 'cancelled' THEN 'the worker that sent it stopped' ELSE n.error END,
         attempts = n.attempts + (e.status <> 'cancelled')::integer,
-        give_up_at = COALESCE(n.give_up_at, app_now() + make_interval(secs => :give_up_seconds::float8)),
+        give_up_at = COALESCE(n.give_up_at, app_now() + make_interval(secs => CAST(:give_up_seconds AS float8))),
         may_have_gone_out = n.may_have_gone_out OR due.was_interrupted
     FROM due, escalations AS e
     WHERE n.id = due.id AND e.id = n.escalation_id
