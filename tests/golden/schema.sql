@@ -57,6 +57,16 @@ CREATE TYPE public.notification_status AS ENUM (
 );
 CREATE DOMAIN public.occurrence_total AS bigint
 	CONSTRAINT occurrence_total_not_negative CHECK ((VALUE >= 0));
+CREATE TYPE public.raised_alert AS (
+	alert_id bigint,
+	state public.alert_state,
+	group_id bigint,
+	duplicate_of bigint,
+	created_at timestamp with time zone,
+	target_tta integer,
+	target_ttr integer,
+	escalation_id bigint
+);
 CREATE FUNCTION public.allowed_alert_states(p_from public.alert_state, p_actor_kind public.alert_actor_kind) RETURNS public.alert_state[]
     LANGUAGE sql IMMUTABLE PARALLEL SAFE
     RETURN (CASE p_from WHEN 'new'::public.alert_state THEN CASE p_actor_kind WHEN 'system'::public.alert_actor_kind THEN '{acknowledged,resolved}'::text ELSE '{acknowledged}'::text END WHEN 'acknowledged'::public.alert_state THEN CASE p_actor_kind WHEN 'system'::public.alert_actor_kind THEN '{investigating,resolved}'::text ELSE '{investigating}'::text END WHEN 'investigating'::public.alert_state THEN '{resolved}'::text ELSE '{}'::text END)::public.alert_state[];
@@ -135,7 +145,7 @@ DECLARE
     v_moved   bigint[];
     v_late    record;
 BEGIN
-    IF pg_trigger_depth() > 1 OR current_setting('app.alerts_are_placed', true) = 'recorded' THEN
+    IF pg_trigger_depth() > 1 OR current_setting('app.alerts_are_placed', true) = 'true' THEN
         RETURN NEW;
     END IF;
     SELECT COALESCE(a.duplicate_of, a.id) AS id, a.group_id INTO v_group FROM alerts AS a WHERE a.id = NEW.alert_id;
@@ -209,6 +219,13 @@ CREATE FUNCTION public.are_escalation_rules(p_rules jsonb) RETURNS boolean
              FROM jsonb_array_elements(p_rules -> 'tiers') AS t)
     ELSE false END;
 $_$;
+CREATE FUNCTION public.await_other_policies() RETURNS trigger
+    LANGUAGE plpgsql
+    AS $$
+BEGIN
+    PERFORM 1 FROM sla_targets ORDER BY severity FOR NO KEY UPDATE;
+    RETURN NULL;
+END $$;
 CREATE FUNCTION public.awaits_page(p_group_id bigint, p_is_duplicate boolean) RETURNS boolean
     LANGUAGE sql STABLE
     AS $$
@@ -576,6 +593,20 @@ CREATE FUNCTION public.ml_model_record(p_model_id bigint, p_device_id uuid, p_me
     WHERE g.device_id = p_device_id AND g.metric = p_metric AND g.key_class = 'ml'
         AND a.metadata ->> 'model_id' = p_model_id::text;
 $$;
+CREATE FUNCTION public.name_paging_policies() RETURNS trigger
+    LANGUAGE plpgsql
+    AS $$
+BEGIN
+    UPDATE sla_targets SET severity = severity;
+    RETURN NULL;
+END $$;
+CREATE FUNCTION public.name_paging_policy() RETURNS trigger
+    LANGUAGE plpgsql
+    AS $$
+BEGIN
+    NEW.paging_policy_id := (SELECT p.id FROM find_escalation_policy(NEW.severity) AS p);
+    RETURN NEW;
+END $$;
 CREATE FUNCTION public.noise_reduction_pct(p_groups numeric, p_alerts numeric) RETURNS double precision
     LANGUAGE sql IMMUTABLE PARALLEL SAFE
     RETURN (CASE WHEN (p_alerts > (0)::numeric) THEN ((100)::numeric * ((1)::numeric - (p_groups / p_alerts))) ELSE (0)::numeric END)::double precision;
@@ -621,6 +652,26 @@ BEGIN
         PERFORM page_for_alert(v_alert);
     END IF;
 END $$;
+CREATE FUNCTION public.page_for_new_group(p_alert_id bigint) RETURNS bigint
+    LANGUAGE plpgsql
+    AS $$
+DECLARE
+    v_alert      alerts;
+    v_policy     escalation_policies;
+    v_running_id bigint;
+BEGIN
+    SELECT a.* INTO v_alert FROM alerts AS a WHERE a.id = p_alert_id;
+    SELECT e.id INTO v_running_id FROM escalations AS e
+    WHERE e.device_id = v_alert.device_id AND e.metric = v_alert.metric AND e.key_class = v_alert.key_class
+        AND e.ended_at IS NULL;
+    SELECT * INTO v_policy FROM find_escalation_policy(v_alert.severity);
+    IF FOUND AND v_running_id IS NULL THEN
+        RETURN start_escalation(v_alert, v_policy);
+    END IF;
+    UPDATE alert_groups SET escalation_id = CASE WHEN v_policy.id IS NOT NULL THEN v_running_id END
+    WHERE id = v_alert.group_id;
+    RETURN v_running_id;
+END $$;
 CREATE FUNCTION public.page_for_raised_alerts(p_ids bigint[]) RETURNS void
     LANGUAGE plpgsql
     AS $$
@@ -645,11 +696,12 @@ CREATE FUNCTION public.place_alert() RETURNS trigger
 DECLARE
     v_joined         record;
     v_policy         escalation_policies;
-    v_window_seconds integer := COALESCE(NULLIF(current_setting('app.window_seconds', true), ''), '300')::integer;
+    v_window_seconds integer;
 BEGIN
-    IF current_setting('app.alerts_are_placed', true) IN ('true', 'recorded') THEN
+    IF current_setting('app.alerts_are_placed', true) = 'true' THEN
         RETURN NEW;
     END IF;
+    v_window_seconds := COALESCE(NULLIF(current_setting('app.window_seconds', true), ''), '300')::integer;
     IF NEW.metric = '' AND jsonb_typeof(NEW.metadata -> 'metric') = 'string' THEN
         NEW.metric := NEW.metadata ->> 'metric';
     END IF;
@@ -667,8 +719,21 @@ BEGIN
             NEW.state := 'new';
         END IF;
     END IF;
-    INSERT INTO tally_entries (severity, state, alerts, groups_opened, largest_group)
-    VALUES (NEW.severity, NEW.state, 1, v_joined.opened::integer, v_joined.occurrence_count);
+    -- A duplicate of an acknowledged alert arrives acknowledged, so its own clock to acknowledge stands at zero.
+    WITH tally AS (
+        INSERT INTO tally_entries (severity, state, alerts, groups_opened, largest_group)
+        VALUES (NEW.severity, NEW.state, 1, v_joined.opened::integer, v_joined.occurrence_count)
+    ), states AS (
+        INSERT INTO alert_states (alert_id, state, changed_by, actor_kind, created_at)
+        VALUES (NEW.id, NEW.state, NEW.reported_by, 'system', NEW.created_at)
+    )
+    INSERT INTO alert_slas (alert_id, severity, is_duplicate, started_at, target_tta, target_ttr,
+                            tta_due_at, ttr_due_at, next_due_at, acknowledged_at, actual_tta)
+    SELECT NEW.id, NEW.severity, NEW.duplicate_of IS NOT NULL, NEW.created_at, t.target_tta, t.target_ttr,
+           NEW.created_at + make_interval(mins => t.target_tta), NEW.created_at + make_interval(mins => t.target_ttr),
+           NEW.created_at + make_interval(mins => CASE NEW.state WHEN 'new' THEN t.target_tta ELSE t.target_ttr END),
+           CASE WHEN NEW.state <> 'new' THEN NEW.created_at END, CASE WHEN NEW.state <> 'new' THEN 0 END
+    FROM sla_targets AS t WHERE t.severity = NEW.severity;
     -- may_page and page_for_alert, written out: calls of functions would cost every alert a tenth of its time.
     IF NEW.escalate AND NEW.state = 'new' AND NEW.occurred_at >= NEW.created_at - interval '1 hour'
         AND (v_joined.opened OR awaits_page(NEW.group_id, NEW.duplicate_of IS NOT NULL)) THEN
@@ -718,71 +783,91 @@ BEGIN
     INSERT INTO tally_entries (groups_opened) VALUES (v_opened);
     RETURN v_group_ids;
 END $$;
-CREATE FUNCTION public.raise_alert(p_device_id uuid, p_severity public.alert_severity, p_message text, p_metadata jsonb DEFAULT '{}'::jsonb, p_metric text DEFAULT ''::text, p_source text DEFAULT ''::text, p_occurred_at timestamp with time zone DEFAULT NULL::timestamp with time zone, p_escalate boolean DEFAULT true, p_reported_by text DEFAULT 'system'::text, p_key_class text DEFAULT NULL::text) RETURNS TABLE(alert_id bigint, state public.alert_state, group_id bigint, duplicate_of bigint, created_at timestamp with time zone, target_tta integer, target_ttr integer, escalation_id bigint)
+CREATE FUNCTION public.raise_alert(p_device_id uuid, p_severity public.alert_severity, p_message text, p_metadata jsonb DEFAULT '{}'::jsonb, p_metric text DEFAULT ''::text, p_source text DEFAULT ''::text, p_occurred_at timestamp with time zone DEFAULT NULL::timestamp with time zone, p_escalate boolean DEFAULT true, p_reported_by text DEFAULT 'system'::text, p_key_class text DEFAULT NULL::text) RETURNS SETOF public.raised_alert
     LANGUAGE plpgsql
     AS $$
-#variable_conflict use_column
 DECLARE
-    v_pages   boolean;
-    v_alert   alerts;
-    v_policy  escalation_policies;
-    v_written text;
+    v_id            bigint;
+    v_state         alert_state;
+    v_group_id      bigint;
+    v_duplicate_of  bigint;
+    v_created_at    timestamptz := app_now();
+    v_target_tta    integer;
+    v_target_ttr    integer;
+    v_escalation_id bigint;
+    v_policy_id     bigint;
+    v_started_id    bigint;
+    v_written       text;
 BEGIN
-    created_at := app_now();
-    p_occurred_at := COALESCE(p_occurred_at, created_at);
+    p_occurred_at := COALESCE(p_occurred_at, v_created_at);
     p_key_class := COALESCE(p_key_class, p_severity::text);
     IF p_metric = '' AND jsonb_typeof(p_metadata -> 'metric') = 'string' THEN
         p_metric := p_metadata ->> 'metric';
     END IF;
-    SELECT t.target_tta, t.target_ttr,
-           EXISTS (SELECT FROM escalation_policies AS p WHERE p.enabled AND p.rules -> 'severity_match' ? p_severity::text),
-           (SELECT g.id FROM alert_groups AS g
-            WHERE g.device_id = p_device_id AND g.metric = p_metric AND g.key_class = p_key_class AND g.status = 'active'),
-           (SELECT e.id FROM escalations AS e
-            WHERE e.device_id = p_device_id AND e.metric = p_metric AND e.key_class = p_key_class AND e.ended_at IS NULL)
-    INTO target_tta, target_ttr, v_pages, group_id, escalation_id
+    SELECT t.target_tta, t.target_ttr, t.paging_policy_id INTO v_target_tta, v_target_ttr, v_policy_id
     FROM sla_targets AS t WHERE t.severity = p_severity;
     -- place_alert refuses what lies too far ahead.
-    IF group_id IS NULL AND p_occurred_at <= created_at + interval '5 minutes' THEN
-        group_id := nextval('alert_groups_id_seq');
+    IF p_occurred_at <= v_created_at + interval '5 minutes' THEN
+        v_group_id := nextval('alert_groups_id_seq');
+        -- may_page, written out.
+        IF v_policy_id IS NOT NULL AND p_escalate AND p_occurred_at >= v_created_at - interval '1 hour' THEN
+            -- Drawn beforehand, so that the new group need not be written twice.
+            v_started_id := nextval('escalations_id_seq');
+        END IF;
         INSERT INTO alert_groups (id, device_id, metric, key_class, severity, first_occurrence_at, last_occurrence_at,
-                                  created_at, occurrence_count, open_alerts)
+                                  created_at, occurrence_count, open_alerts, escalation_id)
         OVERRIDING SYSTEM VALUE
-        VALUES (group_id, p_device_id, p_metric, p_key_class, p_severity, p_occurred_at, p_occurred_at, created_at, 1, 1)
+        VALUES (v_group_id, p_device_id, p_metric, p_key_class, p_severity, p_occurred_at, p_occurred_at, v_created_at,
+                1, 1, v_started_id)
         ON CONFLICT (device_id, metric, key_class) WHERE status = 'active' DO NOTHING;
         IF FOUND THEN
-            alert_id := nextval('alerts_id_seq');
-            state := 'new';
-            v_written := set_config('app.alerts_are_placed', 'recorded', true);
+            v_id := nextval('alerts_id_seq');
+            v_written := set_config('app.alerts_are_placed', 'true', true);
             WITH states AS (
                 INSERT INTO alert_states (alert_id, state, changed_by, actor_kind, created_at)
-                VALUES (alert_id, state, p_reported_by, 'system', created_at)
+                VALUES (v_id, 'new', p_reported_by, 'system', v_created_at)
             ), clocks AS (
                 INSERT INTO alert_slas (alert_id, severity, is_duplicate, started_at, target_tta, target_ttr,
                                         tta_due_at, ttr_due_at, next_due_at)
-                VALUES (alert_id, p_severity, false, created_at, target_tta, target_ttr,
-                        created_at + make_interval(mins => target_tta), created_at + make_interval(mins => target_ttr),
-                        created_at + make_interval(mins => target_tta))
+                VALUES (v_id, p_severity, false, v_created_at, v_target_tta, v_target_ttr,
+                        v_created_at + make_interval(mins => v_target_tta),
+                        v_created_at + make_interval(mins => v_target_ttr),
+                        v_created_at + make_interval(mins => v_target_tta))
             ), tally AS (
                 INSERT INTO tally_entries (severity, state, alerts, groups_opened, largest_group)
-                VALUES (p_severity, state, 1, 1, 1)
+                VALUES (p_severity, 'new', 1, 1, 1)
             )
             INSERT INTO alerts (id, device_id, severity, message, metadata, metric, source, occurred_at, escalate,
                                 reported_by, key_class, group_id, created_at)
-            VALUES (alert_id, p_device_id, p_severity, p_message, p_metadata, p_metric, p_source, p_occurred_at, p_escalate,
-                    p_reported_by, p_key_class, group_id, created_at);
+            VALUES (v_id, p_device_id, p_severity, p_message, p_metadata, p_metric, p_source, p_occurred_at, p_escalate,
+                    p_reported_by, p_key_class, v_group_id, v_created_at);
             v_written := set_config('app.alerts_are_placed', '', true);
-            IF v_pages THEN
-                SELECT a.* INTO v_alert FROM alerts AS a WHERE a.id = alert_id AND may_page(a);
+            IF v_started_id IS NULL THEN
+                -- One may run for the key although there was no active group. A statement of its own: as a part of
+                -- another one it would cost more, and here it is left out where it has nothing to tell.
+                SELECT e.id INTO v_escalation_id FROM escalations AS e
+                WHERE e.device_id = p_device_id AND e.metric = p_metric AND e.key_class = p_key_class
+                    AND e.ended_at IS NULL;
+            ELSE
+                -- What start_escalation does, but for the group, which says so already. The policy may have been
+                -- switched off, changed or deleted since.
+                INSERT INTO escalations (id, alert_id, group_id, policy_id, device_id, started_at, due_at, next_pass,
+                                         next_tier, severity, metric, key_class, policy_name, rules)
+                OVERRIDING SYSTEM VALUE
+                SELECT v_started_id, v_id, v_group_id, p.id, p_device_id, v_created_at,
+                       v_created_at + make_interval(mins => (p.rules #>> '{tiers,0,delay_minutes}')::integer),
+                       1, 1, p_severity, p_metric, p_key_class, p.name, p.rules
+                FROM escalation_policies AS p
+                WHERE p.id = v_policy_id AND p.enabled AND p.rules -> 'severity_match' ? p_severity::text
+                ON CONFLICT (device_id, metric, key_class) WHERE ended_at IS NULL DO NOTHING;
                 IF FOUND THEN
-                    -- Looked for anew: it may have been switched off or deleted since.
-                    SELECT * INTO v_policy FROM find_escalation_policy(p_severity);
-                    IF FOUND THEN
-                        escalation_id := start_escalation(v_alert, v_policy);
-                    END IF;
+                    v_escalation_id := v_started_id;
+                ELSE
+                    v_escalation_id := page_for_new_group(v_id);
                 END IF;
             END IF;
-            RETURN NEXT;
+            RETURN NEXT ROW(v_id, 'new', v_group_id, NULL, v_created_at, v_target_tta, v_target_ttr,
+                            v_escalation_id)::raised_alert;
             RETURN;
         END IF;
     END IF;
@@ -791,13 +876,14 @@ BEGIN
     VALUES (p_device_id, p_severity, p_message, p_metadata, p_metric, p_source, p_occurred_at, p_escalate,
             p_reported_by, p_key_class)
     RETURNING a.id, a.state, a.group_id, a.duplicate_of, a.created_at
-    INTO alert_id, state, group_id, duplicate_of, created_at;
+    INTO v_id, v_state, v_group_id, v_duplicate_of, v_created_at;
     SELECT s.target_tta, s.target_ttr, (
         SELECT e.id FROM escalations AS e
         WHERE e.device_id = p_device_id AND e.metric = p_metric AND e.key_class = p_key_class AND e.ended_at IS NULL)
-    INTO target_tta, target_ttr, escalation_id
-    FROM alert_slas AS s WHERE s.alert_id = raise_alert.alert_id;
-    RETURN NEXT;
+    INTO v_target_tta, v_target_ttr, v_escalation_id
+    FROM alert_slas AS s WHERE s.alert_id = v_id;
+    RETURN NEXT ROW(v_id, v_state, v_group_id, v_duplicate_of, v_created_at, v_target_tta, v_target_ttr,
+                    v_escalation_id)::raised_alert;
 END $$;
 CREATE FUNCTION public.raise_alerts(p_reports public.alert_report[], p_reported_by text DEFAULT 'system'::text) RETURNS TABLE(alert_id bigint, state public.alert_state, group_id bigint, duplicate_of bigint, created_at timestamp with time zone, target_tta integer, target_ttr integer, escalation_id bigint)
     LANGUAGE plpgsql
@@ -812,20 +898,33 @@ BEGIN
     SELECT array_agg(nextval(pg_get_serial_sequence('alerts', 'id'))) INTO v_ids
     FROM generate_series(1, cardinality(p_reports));
     PERFORM set_config('app.alerts_are_placed', 'true', true);
-    INSERT INTO alerts (id, device_id, severity, message, metadata, metric, source, occurred_at, escalate,
-                        key_class, reported_by, group_id, duplicate_of, state)
-    SELECT n.id, n.device_id, n.severity, n.message, n.metadata, n.metric, n.source, n.occurred_at, n.escalate,
-           n.key_class, p_reported_by, n.group_id,
-           COALESCE(o.id, NULLIF(n.first_id, n.id)), COALESCE(o.state, 'new')
-    FROM (
-        SELECT r.*, min(r.id) OVER (PARTITION BY r.group_id, r.message) AS first_id
-        FROM unnest(p_reports, v_group_ids, v_ids)
-             AS r (device_id, severity, message, metadata, metric, source, occurred_at, escalate, key_class,
-                   group_id, id)
-    ) AS n
-    LEFT JOIN alerts AS o ON o.group_id = n.group_id AND md5(o.message) = md5(n.message) AND o.message = n.message
-        AND o.duplicate_of IS NULL AND o.state <> 'resolved'
-    ORDER BY n.id;
+    WITH raised AS (
+        INSERT INTO alerts (id, device_id, severity, message, metadata, metric, source, occurred_at, escalate,
+                            key_class, reported_by, group_id, duplicate_of, state)
+        SELECT n.id, n.device_id, n.severity, n.message, n.metadata, n.metric, n.source, n.occurred_at, n.escalate,
+               n.key_class, p_reported_by, n.group_id,
+               COALESCE(o.id, NULLIF(n.first_id, n.id)), COALESCE(o.state, 'new')
+        FROM (
+            SELECT r.*, min(r.id) OVER (PARTITION BY r.group_id, r.message) AS first_id
+            FROM unnest(p_reports, v_group_ids, v_ids)
+                 AS r (device_id, severity, message, metadata, metric, source, occurred_at, escalate, key_class,
+                       group_id, id)
+        ) AS n
+        LEFT JOIN alerts AS o ON o.group_id = n.group_id AND md5(o.message) = md5(n.message) AND o.message = n.message
+            AND o.duplicate_of IS NULL AND o.state <> 'resolved'
+        ORDER BY n.id
+        RETURNING id, severity, state, duplicate_of, created_at
+    ), states AS (
+        INSERT INTO alert_states (alert_id, state, changed_by, actor_kind, created_at)
+        SELECT id, state, p_reported_by, 'system', created_at FROM raised
+    )
+    INSERT INTO alert_slas (alert_id, severity, is_duplicate, started_at, target_tta, target_ttr,
+                            tta_due_at, ttr_due_at, next_due_at, acknowledged_at, actual_tta)
+    SELECT r.id, r.severity, r.duplicate_of IS NOT NULL, r.created_at, t.target_tta, t.target_ttr,
+           r.created_at + make_interval(mins => t.target_tta), r.created_at + make_interval(mins => t.target_ttr),
+           r.created_at + make_interval(mins => CASE r.state WHEN 'new' THEN t.target_tta ELSE t.target_ttr END),
+           CASE WHEN r.state <> 'new' THEN r.created_at END, CASE WHEN r.state <> 'new' THEN 0 END
+    FROM raised AS r JOIN sla_targets AS t USING (severity);
     PERFORM set_config('app.alerts_are_placed', '', true);
     PERFORM count_raised_alerts(v_ids);
     PERFORM page_for_raised_alerts(v_ids);
@@ -857,24 +956,6 @@ BEGIN
     END IF;
     RETURN NULL;
 END $_$;
-CREATE FUNCTION public.record_raised_alerts() RETURNS trigger
-    LANGUAGE plpgsql
-    AS $$
-BEGIN
-    IF current_setting('app.alerts_are_placed', true) = 'recorded' THEN
-        RETURN NULL;
-    END IF;
-    INSERT INTO alert_states (alert_id, state, changed_by, actor_kind, created_at)
-    SELECT id, state, reported_by, 'system', created_at FROM raised;
-    INSERT INTO alert_slas (alert_id, severity, is_duplicate, started_at, target_tta, target_ttr,
-                            tta_due_at, ttr_due_at, next_due_at, acknowledged_at, actual_tta)
-    SELECT r.id, r.severity, r.duplicate_of IS NOT NULL, r.created_at, t.target_tta, t.target_ttr,
-           r.created_at + make_interval(mins => t.target_tta), r.created_at + make_interval(mins => t.target_ttr),
-           r.created_at + make_interval(mins => CASE r.state WHEN 'new' THEN t.target_tta ELSE t.target_ttr END),
-           CASE WHEN r.state <> 'new' THEN r.created_at END, CASE WHEN r.state <> 'new' THEN 0 END
-    FROM raised AS r JOIN sla_targets AS t USING (severity);
-    RETURN NULL;
-END $$;
 CREATE FUNCTION public.refuse_change_of_record() RETURNS trigger
     LANGUAGE plpgsql
     AS $$
@@ -1264,12 +1345,14 @@ CREATE TABLE public.sla_targets (
     target_ttr integer NOT NULL,
     updated_at timestamp with time zone DEFAULT public.app_now() NOT NULL,
     updated_by text DEFAULT 'system'::text NOT NULL,
+    paging_policy_id bigint,
     CONSTRAINT sla_targets_resolve_after_acknowledge CHECK ((target_ttr >= target_tta)),
     CONSTRAINT sla_targets_target_tta_check CHECK (((target_tta >= 1) AND (target_tta <= 5256000))),
     CONSTRAINT sla_targets_target_ttr_check CHECK (((target_ttr >= 1) AND (target_ttr <= 5256000)))
 );
 COMMENT ON COLUMN public.sla_targets.target_tta IS 'minutes to acknowledge';
 COMMENT ON COLUMN public.sla_targets.target_ttr IS 'minutes to resolve';
+COMMENT ON COLUMN public.sla_targets.paging_policy_id IS 'the policy for the severity, as find_escalation_policy finds it; kept by triggers, and for raise_alert alone';
 CREATE TABLE public.sms_log (
     id bigint NOT NULL,
     to_number text NOT NULL,
@@ -1667,17 +1750,17 @@ CREATE INDEX alert_groups_status_newest ON public.alert_groups USING btree (stat
 CREATE INDEX alert_slas_next_due ON public.alert_slas USING btree (next_due_at) WHERE (next_due_at IS NOT NULL);
 CREATE INDEX alert_slas_started ON public.alert_slas USING brin (started_at) WITH (pages_per_range='32', autosummarize='on');
 CREATE INDEX alerts_device_newest ON public.alerts USING btree (device_id, created_at, id);
-CREATE INDEX alerts_duplicate_of ON public.alerts USING btree (duplicate_of);
+CREATE INDEX alerts_duplicate_of ON public.alerts USING btree (duplicate_of) WHERE (duplicate_of IS NOT NULL);
 CREATE INDEX alerts_group_newest ON public.alerts USING btree (group_id, created_at, id);
 CREATE INDEX alerts_metric_newest ON public.alerts USING btree (metric, created_at, id);
 CREATE INDEX alerts_newest ON public.alerts USING btree (created_at, id);
 CREATE UNIQUE INDEX alerts_one_open_original ON public.alerts USING btree (group_id, md5((message)::text)) WHERE ((duplicate_of IS NULL) AND (state <> 'resolved'::public.alert_state));
 CREATE INDEX alerts_severity_state_newest ON public.alerts USING btree (severity, state, created_at, id);
-CREATE INDEX escalations_device_newest ON public.escalations USING btree (device_id, started_at DESC, id DESC);
+CREATE INDEX escalations_device_newest ON public.escalations USING btree (device_id, started_at, id);
 CREATE INDEX escalations_due ON public.escalations USING btree (due_at) WHERE (ended_at IS NULL);
 CREATE INDEX escalations_group ON public.escalations USING btree (group_id);
 CREATE UNIQUE INDEX escalations_one_running_per_key ON public.escalations USING btree (device_id, metric, key_class) WHERE (ended_at IS NULL);
-CREATE INDEX escalations_status_newest ON public.escalations USING btree (status, started_at DESC, id DESC);
+CREATE INDEX escalations_status_newest ON public.escalations USING btree (status, started_at, id);
 CREATE INDEX idempotency_keys_created_at ON public.idempotency_keys USING brin (created_at);
 CREATE INDEX login_failures_failed_at ON public.login_failures USING btree (failed_at);
 CREATE INDEX login_failures_throttle ON public.login_failures USING btree (throttle, failed_at);
@@ -1704,8 +1787,10 @@ CREATE TRIGGER alerts_are_not_emptied BEFORE TRUNCATE ON public.alerts FOR EACH 
 CREATE TRIGGER alerts_are_placed_once BEFORE UPDATE OF device_id, severity, message, metric, key_class ON public.alerts FOR EACH ROW EXECUTE FUNCTION public.refuse_change_of_record('its group, duplicates and tallies were decided by it');
 CREATE TRIGGER alerts_count_ml_false_positives AFTER UPDATE OF resolution ON public.alerts FOR EACH ROW WHEN (((new.resolution = 'false_positive'::public.alert_resolution) AND (old.resolution IS DISTINCT FROM new.resolution))) EXECUTE FUNCTION public.record_ml_false_positive();
 CREATE TRIGGER alerts_place BEFORE INSERT ON public.alerts FOR EACH ROW EXECUTE FUNCTION public.place_alert();
-CREATE TRIGGER alerts_record AFTER INSERT ON public.alerts REFERENCING NEW TABLE AS raised FOR EACH STATEMENT EXECUTE FUNCTION public.record_raised_alerts();
 CREATE TRIGGER alerts_state_moves_by_history BEFORE UPDATE OF state, group_id, duplicate_of ON public.alerts FOR EACH ROW EXECUTE FUNCTION public.refuse_change_of_record('insert the step into alert_states');
+CREATE TRIGGER escalation_policies_name_paging_policies AFTER INSERT OR DELETE OR UPDATE OR TRUNCATE ON public.escalation_policies FOR EACH STATEMENT EXECUTE FUNCTION public.name_paging_policies();
+CREATE TRIGGER escalation_policies_take_turns BEFORE INSERT OR DELETE OR UPDATE OR TRUNCATE ON public.escalation_policies FOR EACH STATEMENT EXECUTE FUNCTION public.await_other_policies();
+CREATE TRIGGER sla_targets_name_paging_policy BEFORE INSERT OR UPDATE ON public.sla_targets FOR EACH ROW EXECUTE FUNCTION public.name_paging_policy();
 ALTER TABLE ONLY public.alert_notes
     ADD CONSTRAINT alert_notes_alert_id_fkey FOREIGN KEY (alert_id) REFERENCES public.alerts(id) ON DELETE CASCADE;
 ALTER TABLE ONLY public.escalation_steps
