@@ -24,8 +24,8 @@ END $$;
 CREATE TRIGGER sla_targets_name_paging_policy BEFORE INSERT OR UPDATE ON sla_targets
     FOR EACH ROW EXECUTE FUNCTION name_paging_policy();
 
--- Writers of policies take turns by the lock of all targets, taken before they write: of two that do not see each
--- other's policy the later one would name the wrong one for good.
+-- Writers of policies take turns by the lock of all targets. They take it before they lock a policy: in the other order
+-- two of them could wait for each other. Each sees then what the one before it has written.
 CREATE FUNCTION await_other_policies() RETURNS trigger
 LANGUAGE plpgsql AS $$
 BEGIN

@@ -6,7 +6,7 @@ import json
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import Any
 
@@ -202,6 +202,15 @@ def test_first_alert_of_a_key_pages_by_the_policy(sql: Any) -> None:
     assert sql("SELECT escalation_id FROM alert_groups WHERE id = %s", group_id) == [(escalation_id,)]
 
 
+@pytest.mark.parametrize("fields", [{"escalate": False}, {"occurred_minutes_ago": 61}])
+def test_first_alert_of_a_key_that_may_not_page(sql: Any, fields: dict[str, Any]) -> None:
+    sql("SELECT set_config('app.now', %s, false)", START.isoformat())
+    sql(INSERT_POLICY, "line", make_rules("critical"), True, 0)
+    ((*_, escalation_id),) = sql(CALL, **replace(CRITICAL, **fields).parameters())
+    assert escalation_id is None
+    assert sql("SELECT (SELECT count(*) FROM escalations), escalation_id FROM alert_groups") == [(0, None)]
+
+
 def test_new_group_joins_the_escalation_that_runs(sql: Any) -> None:
     sql(INSERT_POLICY, "line", make_rules("critical"), True, 0)
     ((*_, first_escalation),) = sql(CALL, **CRITICAL.parameters())
@@ -253,6 +262,18 @@ def test_policy_that_goes_away_meanwhile_takes_no_alert_with_it(sql: Any, change
     assert sql("SELECT policy_name FROM escalations") == ([("other line",)] if has_other else [])
 
 
+def test_escalation_that_runs_does_not_speak_for_an_alert_whose_policy_went_away(sql: Any) -> None:
+    sql(INSERT_POLICY, "line", make_rules("critical"), True, 0)
+    ((*_, first_escalation),) = sql(CALL, **CRITICAL.parameters())
+    sql(CLOSE_GROUPS)
+    sql("SET session_replication_role = replica")
+    sql("UPDATE escalation_policies SET enabled = false")
+    sql("SET session_replication_role = origin")
+    ((_, _, group_id, *_, escalation_id),) = sql(CALL, **CRITICAL.parameters())
+    assert escalation_id == first_escalation
+    assert sql("SELECT escalation_id FROM alert_groups WHERE id = %s", group_id) == [(None,)]
+
+
 POLICY_WRITES = st.lists(
     st.one_of(
         st.tuples(
@@ -276,7 +297,7 @@ POLICY_WRITES = st.lists(
                     "DELETE FROM escalation_policies WHERE id = (SELECT min(id) FROM escalation_policies)",
                     "TRUNCATE escalation_policies",
                     "UPDATE sla_targets SET target_ttr = target_ttr + 1, paging_policy_id = 7",
-                    "WITH gone AS (DELETE FROM sla_targets WHERE severity = 'high' RETURNING *) SELECT FROM gone",
+                    "DELETE FROM sla_targets WHERE severity = 'high'",
                     "INSERT INTO sla_targets (severity, target_tta, target_ttr) VALUES ('high', 1, 2)"
                     " ON CONFLICT DO NOTHING",
                 ]
@@ -297,6 +318,26 @@ def test_targets_name_the_policy_that_pages(database_url: str, writes: list[tupl
             cursor.execute(MISNAMED)
             assert cursor.fetchall() == []
         connection.rollback()
+
+
+def test_target_that_is_written_anew_names_the_policy(sql: Any) -> None:
+    ((policy_id,),) = sql(INSERT_POLICY, "line", make_rules("high"), True, 0)
+    sql("DELETE FROM sla_targets WHERE severity = 'high'")
+    sql("INSERT INTO sla_targets (severity, target_tta, target_ttr) VALUES ('high', 1, 2)")
+    assert sql("SELECT paging_policy_id FROM sla_targets WHERE severity = 'high'") == [(policy_id,)]
+
+
+def test_writers_of_policies_do_not_wait_for_each_other_in_a_ring(sql: Any, database_url: str) -> None:
+    sql(INSERT_POLICY, "line", make_rules("critical"), True, 0)
+    with closing(psycopg2.connect(database_url)) as other, other.cursor() as cursor, ThreadPoolExecutor(1) as pool:
+        cursor.execute(INSERT_POLICY, ["second line", make_rules("critical"), True, 0])
+        writing = pool.submit(sql, "UPDATE escalation_policies SET priority = 1 WHERE name = 'line'")
+        await_blocked(cursor)
+        cursor.execute("UPDATE escalation_policies SET priority = 2 WHERE name = 'line'")
+        other.commit()
+        writing.result(timeout=10)
+    assert sql("SELECT priority FROM escalation_policies WHERE name = 'line'") == [(1,)]
+    assert sql(MISNAMED) == []
 
 
 def test_two_writers_of_policies_name_the_right_one(sql: Any, database_url: str) -> None:
