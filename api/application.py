@@ -1,6 +1,6 @@
 """The Flask application, without what this API never uses: asynchronous views, sessions, hosts, streams.
 
-Each of these costs every request a few percent of its time; ``docs/decisions/0011`` has the figures.
+``docs/decisions/0011-what-a-request-goes-without.md`` says what for.
 """
 
 from __future__ import annotations

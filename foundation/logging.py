@@ -26,8 +26,8 @@ def configure_logging(settings: Settings) -> None:
     root.handlers = [handler]
     root.setLevel(settings.log_level)
     logging.captureWarnings(True)
-    # Our lines show neither thread nor process nor the place in the code: finding them out for every request is a
-    # third of what its line costs. These are the switches that the logging manual names for it.
+    # Our lines show neither thread nor process nor the place in the code, so they are not found out for every request.
+    # These are the switches that the logging manual names for it.
     logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
     logging._srcfile = None
 

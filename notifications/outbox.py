@@ -101,7 +101,7 @@ class Outbox:
 
     def _claim(self, limits: Mapping[str, int]) -> list[Claim]:
         with self._database.autocommit() as connection:
-            # Twenty times a second, and nearly always there is nothing: planning a claim costs ten times this question.
+            # Twenty times a second, and nearly always there is nothing: a claim of nothing takes twice as long.
             if not self._queries.is_anything_due(connection, channels=[name for name in limits if limits[name]]):
                 return []
             rows = list(
