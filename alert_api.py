@@ -93,6 +93,7 @@ def _replay_header(raised: Raised) -> dict[str, str]:
     answers={201: RaisedAlert},
     headers=IDEMPOTENCY_HEADER,
     errors=(409,),
+    takes_turns=False,
 )
 def create_alert(body: AlertReport) -> Answer:
     """Record one alert."""

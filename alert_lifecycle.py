@@ -10,6 +10,7 @@ from typing import Any
 
 from accounts import user_exists
 from alert_grouping import AlertGrouping
+from alert_intake import AlertIntake
 from alert_state_machine import Actor, AlertStateMachine, Transition
 from alert_store import AlertFilter, AlertReport, AlertStore
 from escalation_engine import EscalationEngine
@@ -62,6 +63,7 @@ class AlertLifecycle:
         self._database = database
         self._clock = clock
         self._store = store
+        self._intake = AlertIntake(database, store)
         self._state_machine = state_machine
         self._grouping = grouping
         self._idempotency = idempotency
@@ -77,9 +79,7 @@ class AlertLifecycle:
         """
         self._check_times([report], ["occurred_at"])
         if request is None:
-            with self._database.autocommit() as connection:
-                row = self._store.raise_alert(connection, report, actor.name)
-            return RaisedAlerts([describe_raised(report, row)])
+            return RaisedAlerts([describe_raised(report, self._intake.raise_alert(report, actor.name))])
         return self._raise_once(
             request, lambda c: [describe_raised(report, self._store.raise_alert(c, report, actor.name))]
         )

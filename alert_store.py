@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
+from operator import itemgetter
 from typing import Any
 
 from foundation.database import Connection
@@ -81,6 +82,7 @@ class AlertStore:
             rows_are_dicts=True,
             prepared=(
                 "raise_alert",
+                "raise_each",
                 "get_alert",
                 "list_alerts",
                 "list_alerts_by_class",
@@ -110,23 +112,20 @@ class AlertStore:
         self, connection: Connection, reports: Sequence[AlertReport], reported_by: str
     ) -> Sequence[Mapping[str, Any]]:
         """Record a batch and return one row per report, in order."""
+        document = json.dumps([_describe_report(report) for report in reports])
+        return list(self._queries.raise_alerts(connection, reports=document, reported_by=reported_by))
+
+    def raise_each(
+        self, connection: Connection, reports: Sequence[tuple[AlertReport, str]]
+    ) -> Sequence[Mapping[str, Any]]:
+        """Record reports, each with who sent it, as ``raise_alert`` does, all or none; return one row per report."""
         document = json.dumps(
             [
-                {
-                    "device_id": report.device_id,
-                    "severity": report.severity,
-                    "message": report.message,
-                    "metadata": report.metadata,
-                    "metric": report.metric,
-                    "source": report.source,
-                    "occurred_at": report.occurred_at and report.occurred_at.isoformat(),
-                    "escalate": report.escalate,
-                    "key_class": report.key_class,
-                }
-                for report in reports
+                {**_describe_report(report), "reported_by": reported_by, "position": position}
+                for position, (report, reported_by) in enumerate(reports)
             ]
         )
-        return list(self._queries.raise_alerts(connection, reports=document, reported_by=reported_by))
+        return sorted(self._queries.raise_each(connection, reports=document), key=itemgetter("position"))
 
     def get_alert(self, connection: Connection, alert_id: int) -> Mapping[str, Any]:
         """Return one alert with the state of its SLA clocks and its group.
@@ -192,3 +191,18 @@ class AlertStore:
             return int(self._queries.count_by_class(connection, **parameters)), False
         counted = int(self._queries.count_alerts(connection, **parameters))
         return settle_total(counted, partial(self._queries.estimate_alerts, connection, **parameters))
+
+
+def _describe_report(report: AlertReport) -> dict[str, Any]:
+    """Return a report as the batch statements take it in JSON."""
+    return {
+        "device_id": report.device_id,
+        "severity": report.severity,
+        "message": report.message,
+        "metadata": report.metadata,
+        "metric": report.metric,
+        "source": report.source,
+        "occurred_at": report.occurred_at and report.occurred_at.isoformat(),
+        "escalate": report.escalate,
+        "key_class": report.key_class,
+    }

@@ -11,6 +11,7 @@ if __name__ == "__main__":
 
     raise SystemExit(main())
 
+import threading
 from typing import TYPE_CHECKING
 
 from flask import Flask, Response, request
@@ -67,6 +68,7 @@ def create_app(settings: Settings | None = None, services: Services | None = Non
 def attach_services(application: Flask, services: Services) -> None:
     """Hand the services to the views."""
     application.extensions["services"] = services
+    application.extensions["turns"] = threading.BoundedSemaphore(services.settings.web_threads)
     application.extensions["token_verifier"] = TokenVerifier(services.settings)
     application.extensions["alert_collector"] = AlertCollector(
         services.database,

@@ -44,7 +44,7 @@ class Readiness(Schema):
 
 @operations_bp.get("/health")
 @public
-@operation("The process is up", tag="Operations", answers={200: Health})
+@operation("The process is up", tag="Operations", answers={200: Health}, takes_turns=False)
 def get_health() -> Answer:
     """Answer at once, without asking anybody."""
     return {"status": "ok"}, 200

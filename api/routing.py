@@ -45,7 +45,8 @@ class Operation:
     """What the specification and the parser know of one view.
 
     An ``upload`` is a form with a file that may come in the place of the JSON ``body``. A ``form`` is left to the view:
-    whether its sender is to be believed depends on what it says.
+    whether its sender is to be believed depends on what it says. At most WEB_THREADS of the views that ``takes_turns``
+    run at a time; one that mostly waits for others like it need not.
     """
 
     summary: str
@@ -60,6 +61,7 @@ class Operation:
     query: type[BaseModel] | None = None
     headers: Mapping[str, str] = field(default_factory=dict)
     errors: tuple[int, ...] = ()
+    takes_turns: bool = True
 
 
 def operation(summary: str, *, tag: str, answers: Mapping[int, type[BaseModel]], **more: Any) -> Callable[[View], View]:
@@ -67,8 +69,7 @@ def operation(summary: str, *, tag: str, answers: Mapping[int, type[BaseModel]],
     described = Operation(summary, tag, answers, **more)
 
     def decorate(view: View) -> View:
-        @functools.wraps(view)
-        def run(**arguments: Any) -> Response:
+        def answer(**arguments: Any) -> Response:
             # The proxies of Flask look up the request at each use.
             asked: Request = request._get_current_object()  # type: ignore[attr-defined]  # it is a proxy
             for name, text in arguments.items():
@@ -84,6 +85,13 @@ def operation(summary: str, *, tag: str, answers: Mapping[int, type[BaseModel]],
                     asked, described.body, limit_bytes=described.body_limit_bytes, optional=described.body_is_optional
                 )
             return respond(described, view(**arguments))
+
+        @functools.wraps(view)
+        def run(**arguments: Any) -> Response:
+            if not described.takes_turns:
+                return answer(**arguments)
+            with current_app.extensions["turns"]:
+                return answer(**arguments)
 
         run.operation = described  # type: ignore[attr-defined]  # read by ApiBlueprint and the specification
         return run

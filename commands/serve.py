@@ -60,9 +60,9 @@ def _serve(settings: Settings) -> int:
         port=settings.port,
         interface=Interfaces.WSGI,
         workers=settings.web_workers,
-        # Few: threads take turns at the interpreter, so that many requests at once all end late, and some much later.
-        # More than the pool has connections would only wait for one.
-        blocking_threads=min(settings.web_threads, settings.database_pool_size),
+        # As many again as work at a time: they take reports in, and gather those that one transaction records. More of
+        # them at work would take turns at the interpreter, so that all requests end late, and some much later.
+        blocking_threads=2 * settings.web_threads,
         http=HTTPModes.http1,
         websockets=False,
         log_level=LogLevels.error,

@@ -4,6 +4,18 @@ SELECT * FROM raise_alert(:device_id::uuid, :severity::alert_severity, :message:
                           :source::text, :occurred_at::timestamptz, :escalate::boolean, :reported_by::text,
                           :key_class::text);
 
+-- name: raise_each
+-- Records reports one by one in one transaction: in the order of their keys, in which a batch takes its locks too.
+SELECT r.position, raised.*
+FROM (
+    SELECT * FROM jsonb_to_recordset(:reports::jsonb)
+         AS r (position integer, device_id uuid, severity alert_severity, message text, metadata jsonb, metric text,
+               source text, occurred_at timestamptz, escalate boolean, key_class text, reported_by text)
+    ORDER BY device_id, metric, COALESCE(key_class, severity::text), position
+) AS r
+CROSS JOIN LATERAL raise_alert(r.device_id, r.severity, r.message, r.metadata, r.metric, r.source, r.occurred_at,
+                               r.escalate, r.reported_by, r.key_class) AS raised;
+
 -- name: raise_alerts
 -- Records a batch, all or nothing; one row per report, in order.
 SELECT * FROM raise_alerts(

@@ -44,6 +44,7 @@ ROOMS: list[tuple[str, set[str]]] = [
     (
         "use cases",
         {
+            "alert_intake",
             "alert_lifecycle",
             "escalation_directory",
             "escalation_engine",
