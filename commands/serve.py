@@ -62,7 +62,8 @@ def _serve(settings: Settings) -> int:
         workers=settings.web_workers,
         # As many again as work at a time: they take reports in, and gather those that one transaction records. More of
         # them at work would take turns at the interpreter, so that all requests end late, and some much later.
-        blocking_threads=2 * settings.web_threads,
+        # More than the pool has connections would only wait for one.
+        blocking_threads=min(2 * settings.web_threads, settings.database_pool_size),
         http=HTTPModes.http1,
         websockets=False,
         log_level=LogLevels.error,
