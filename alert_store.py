@@ -83,6 +83,7 @@ class AlertStore:
             prepared=(
                 "raise_alert",
                 "raise_each",
+                "raise_alerts",
                 "get_alert",
                 "list_alerts",
                 "list_alerts_by_class",
@@ -112,8 +113,8 @@ class AlertStore:
         self, connection: Connection, reports: Sequence[AlertReport], reported_by: str
     ) -> Sequence[Mapping[str, Any]]:
         """Record a batch and return one row per report, in order."""
-        document = json.dumps([_describe_report(report) for report in reports])
-        return list(self._queries.raise_alerts(connection, reports=document, reported_by=reported_by))
+        document = json.dumps([{**_describe_report(report), "reported_by": reported_by} for report in reports])
+        return list(self._queries.raise_alerts(connection, reports=document))
 
     def raise_each(
         self, connection: Connection, reports: Sequence[tuple[AlertReport, str]]

@@ -277,8 +277,8 @@ class TestFutureTimes:
         # The second report lies within the window of the first: it must not slip through because it joins.
         with pytest.raises(psycopg2.Error) as caught:
             sql(
-                "SELECT * FROM raise_alerts(ARRAY(SELECT ROW(%s, 'low', 'm', '{}', '', '', now() + ahead, true, 'low')"
-                "::alert_report FROM unnest('{4 minutes,8 minutes}'::interval[]) AS ahead))",
+                "SELECT * FROM raise_alerts(ARRAY(SELECT ROW(%s, 'low', 'm', '{}', '', '', now() + ahead, true, 'low',"
+                " 'gateway')::alert_report FROM unnest('{4 minutes,8 minutes}'::interval[]) AS ahead))",
                 DEVICE,
             )
         assert caught.value.pgcode == "AA002"
@@ -327,6 +327,27 @@ class TestFigures:
         reports = [AlertReport(DEVICE, s, "m", {}, key_class="ml") for s in ("low", "critical", "medium")]
         services.lifecycle.raise_alerts(reports, Actor("model", "system"))
         assert sql("SELECT severity::text, occurrence_count FROM alert_groups") == [("critical", 3)]
+
+    def test_severity_of_a_group_rises_with_a_batch(self, services: Services, sql: Sql) -> None:
+        for severities in (["medium"], ["low", "high"], ["low"]):
+            reports = [AlertReport(DEVICE, severity, "m", {}, key_class="ml") for severity in severities]
+            services.lifecycle.raise_alerts(reports, Actor("model", "system"))
+        assert sql("SELECT severity::text, occurrence_count FROM alert_groups") == [("high", 4)]
+
+    def test_a_gap_within_a_batch_is_none_where_the_group_has_seen_later_alerts(
+        self, services: Services, sql: Sql
+    ) -> None:
+        drawn = [("low", 0), ("low", -1000), ("critical", -200), ("low", -1200)]
+        reports = [
+            AlertReport(DEVICE, severity, "m", {}, key_class="ml", occurred_at=START + timedelta(seconds=seconds))
+            for severity, seconds in drawn
+        ]
+        services.lifecycle.raise_alerts(reports[:1], Actor("model", "system"))
+        services.lifecycle.raise_alerts(reports[1:], Actor("model", "system"))
+        assert sql("SELECT severity::text, occurrence_count, open_alerts, first_occurrence_at FROM alert_groups") == [
+            ("critical", 4, 4, START - timedelta(seconds=1200))
+        ]
+        assert sql("SELECT count(*) FROM alerts WHERE duplicate_of IS NULL") == [(1,)]
 
     def test_statistics_of_one_group_in_sql(self, raise_alert: Raise, act: Act, sql: Sql) -> None:
         first = raise_alert(occurred_at=at(START - timedelta(seconds=60)))

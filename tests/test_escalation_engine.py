@@ -322,6 +322,18 @@ def test_unreachable_recipients_are_kept_with_the_step(
     ]
 
 
+def test_one_escalation_speaks_for_two_groups_of_its_key_in_a_batch(
+    services: Services, write_policy: Callable[..., int], clock: FrozenClock, sql: Sql
+) -> None:
+    write_policy(MAIL)
+    late = [make_alert(occurred_at=clock.now() - minutes * MINUTE) for minutes in (50, 20, 0)]
+    first, *others = services.lifecycle.raise_alerts(late, MACHINE).answers
+    assert len({answer["group_id"] for answer in (first, *others)}) == 3
+    assert {answer["escalation_id"] for answer in others} == {first["escalation_id"]}
+    assert sql("SELECT id::text, alert_id::text FROM escalations") == [(first["escalation_id"], first["alert_id"])]
+    assert sql("SELECT DISTINCT escalation_id::text FROM alert_groups") == [(first["escalation_id"],)]
+
+
 def test_more_escalations_than_fit_into_one_transaction(
     services: Services, write_policy: Callable[..., int], sql: Sql
 ) -> None:

@@ -26,7 +26,8 @@ CREATE TYPE public.alert_report AS (
 	source text,
 	occurred_at timestamp with time zone,
 	escalate boolean,
-	key_class text
+	key_class text,
+	reported_by text
 );
 CREATE TYPE public.alert_resolution AS ENUM (
     'fixed',
@@ -289,29 +290,6 @@ BEGIN
     WHERE id = p_group_id AND status = 'active';
     RETURN FOUND;
 END $$;
-CREATE FUNCTION public.count_raised_alerts(p_ids bigint[]) RETURNS void
-    LANGUAGE sql
-    AS $$
-    WITH raised AS (
-        SELECT a.* FROM alerts AS a WHERE a.id = ANY (p_ids)
-    ), counted AS (
-        UPDATE alert_groups AS g
-        SET occurrence_count = g.occurrence_count + n.arrived,
-            open_alerts = g.open_alerts + n.arrived,
-            first_occurrence_at = LEAST(g.first_occurrence_at, n.first_at),
-            last_occurrence_at = GREATEST(g.last_occurrence_at, n.last_at),
-            severity = GREATEST(g.severity, n.severity)
-        FROM (SELECT group_id, count(*) AS arrived, min(occurred_at) AS first_at, max(occurred_at) AS last_at,
-                     max(severity) AS severity
-              FROM raised GROUP BY group_id) AS n
-        WHERE g.id = n.group_id
-        RETURNING g.occurrence_count
-    )
-    INSERT INTO tally_entries (severity, state, alerts, largest_group)
-    SELECT severity, state, count(*), 0 FROM raised GROUP BY severity, state
-    UNION ALL
-    SELECT NULL, NULL, 0, max(occurrence_count) FROM counted;
-$$;
 CREATE FUNCTION public.drop_telemetry_partitions(p_before date) RETURNS integer
     LANGUAGE plpgsql
     SET lock_timeout TO '1s'
@@ -672,23 +650,48 @@ BEGIN
     WHERE id = v_alert.group_id;
     RETURN v_running_id;
 END $$;
-CREATE FUNCTION public.page_for_raised_alerts(p_ids bigint[]) RETURNS void
+CREATE FUNCTION public.page_for_raised_alerts(p_ids bigint[], p_opened boolean[]) RETURNS void
     LANGUAGE plpgsql
     AS $$
 DECLARE
+    v_left  bigint[];
     v_alert alerts;
 BEGIN
-    IF NOT EXISTS (SELECT FROM escalation_policies WHERE enabled) THEN
+    IF NOT EXISTS (SELECT FROM sla_targets WHERE paging_policy_id IS NOT NULL) THEN
         RETURN;
     END IF;
-    FOR v_alert IN
-        SELECT DISTINCT ON (a.device_id, a.metric, a.key_class, a.group_id) a.*
-        FROM alerts AS a
-        WHERE a.id = ANY (p_ids) AND may_page(a) AND awaits_page(a.group_id, a.duplicate_of IS NOT NULL)
+    WITH waiting AS (
+        SELECT DISTINCT ON (a.device_id, a.metric, a.key_class, a.group_id) a.*, t.paging_policy_id
+        FROM unnest(p_ids, p_opened) AS raised (id, opened)
+        JOIN alerts AS a ON a.id = raised.id JOIN sla_targets AS t ON t.severity = a.severity
+        WHERE t.paging_policy_id IS NOT NULL AND may_page(a)
+            AND (raised.opened AND a.duplicate_of IS NULL OR awaits_page(a.group_id, a.duplicate_of IS NOT NULL))
         ORDER BY a.device_id, a.metric, a.key_class, a.group_id, a.id
-    LOOP
-        PERFORM page_for_alert(v_alert);
-    END LOOP;
+    ), started AS (
+        -- As in start_escalation. Triggers keep paging_policy_id true, so that one statement finds the policy as named.
+        INSERT INTO escalations AS e (alert_id, group_id, policy_id, device_id, due_at, next_pass, next_tier, severity,
+                                      metric, key_class, policy_name, rules)
+        SELECT w.id, w.group_id, p.id, w.device_id,
+               app_now() + make_interval(mins => (p.rules #>> '{tiers,0,delay_minutes}')::integer),
+               1, 1, w.severity, w.metric, w.key_class, p.name, p.rules
+        FROM waiting AS w JOIN escalation_policies AS p ON p.id = w.paging_policy_id
+        ORDER BY w.device_id, w.metric, w.key_class, w.group_id
+        ON CONFLICT (device_id, metric, key_class) WHERE ended_at IS NULL DO NOTHING
+        RETURNING e.id, e.group_id
+    ), named AS (
+        UPDATE alert_groups AS g SET escalation_id = s.id FROM started AS s WHERE g.id = s.group_id
+    )
+    SELECT array_agg(w.id ORDER BY w.device_id, w.metric, w.key_class, w.group_id) INTO v_left
+    FROM waiting AS w WHERE NOT EXISTS (SELECT FROM started AS s WHERE s.group_id = w.group_id);
+    -- Left are groups for whose key one runs already.
+    IF v_left IS NOT NULL THEN
+        FOR v_alert IN
+            SELECT a.* FROM unnest(v_left) WITH ORDINALITY AS l (id, position) JOIN alerts AS a ON a.id = l.id
+            ORDER BY l.position
+        LOOP
+            PERFORM page_for_alert(v_alert);
+        END LOOP;
+    END IF;
 END $$;
 CREATE FUNCTION public.place_alert() RETURNS trigger
     LANGUAGE plpgsql
@@ -744,44 +747,77 @@ BEGIN
     END IF;
     RETURN NEW;
 END $$;
-CREATE FUNCTION public.place_reports(p_reports public.alert_report[], p_window_seconds integer) RETURNS bigint[]
+CREATE FUNCTION public.place_reports(p_reports public.alert_report[], p_window_seconds integer, OUT group_ids bigint[], OUT opened boolean[], OUT groups_opened bigint, OUT largest_group bigint) RETURNS record
     LANGUAGE plpgsql
     AS $$
 DECLARE
-    v_group_ids bigint[] := array_fill(0::bigint, ARRAY[cardinality(p_reports)]);
-    v_window    interval := make_interval(secs => p_window_seconds);
-    v_joined    record;
-    v_last_at   timestamptz;
-    v_key       text;
-    v_opened    integer := 0;
-    r           record;
+    v_is_left  boolean;
+    v_is_ahead boolean;
+    v_joined   record;
+    v_size     bigint;
+    v_position bigint;
+    v_run      record;
 BEGIN
-    FOR r IN
-        SELECT position, device_id, metric, key_class, severity, occurred_at,
-               device_id::text || metric || ':' || key_class AS key
-        FROM unnest(p_reports) WITH ORDINALITY
-             AS t (device_id, severity, message, metadata, metric, source, occurred_at, escalate, key_class, position)
-        ORDER BY device_id, metric, key_class, position
+    WITH runs AS MATERIALIZED (
+        SELECT s.*, CASE s.run WHEN 0 THEN nextval('alert_groups_id_seq') END AS drawn_id
+        FROM split_reports(p_reports, p_window_seconds) AS s
+    ), placed AS (
+        INSERT INTO alert_groups AS g (id, device_id, metric, key_class, severity, first_occurrence_at,
+                                       last_occurrence_at, occurrence_count, open_alerts)
+        OVERRIDING SYSTEM VALUE
+        SELECT drawn_id, device_id, metric, key_class, severity, begins_at, last_at, arrived, arrived
+        FROM runs WHERE run = 0
+        ORDER BY device_id, metric, key_class
+        ON CONFLICT (device_id, metric, key_class) WHERE status = 'active' DO UPDATE
+        SET occurrence_count = g.occurrence_count + EXCLUDED.occurrence_count,
+            open_alerts = g.open_alerts + EXCLUDED.open_alerts,
+            first_occurrence_at = LEAST(g.first_occurrence_at, EXCLUDED.first_occurrence_at),
+            last_occurrence_at = GREATEST(g.last_occurrence_at, EXCLUDED.last_occurrence_at),
+            severity = GREATEST(g.severity, EXCLUDED.severity)
+        WHERE EXCLUDED.first_occurrence_at <= g.last_occurrence_at + make_interval(secs => p_window_seconds)
+        RETURNING g.id, g.device_id, g.metric, g.key_class, g.occurrence_count
+    )
+    SELECT array_agg(p.id ORDER BY position), array_agg(COALESCE(p.id = r.drawn_id, false) ORDER BY position),
+           count(*) FILTER (WHERE p.id = r.drawn_id AND position = r.positions[1]), max(p.occurrence_count),
+           bool_or(p.id IS NULL OR r.first_at < r.begins_at), max(r.last_at) > app_now() + interval '5 minutes'
+    INTO group_ids, opened, groups_opened, largest_group, v_is_left, v_is_ahead
+    FROM runs AS r
+    LEFT JOIN placed AS p ON r.run = 0 AND p.device_id = r.device_id AND p.metric = r.metric
+        AND p.key_class = r.key_class
+    CROSS JOIN unnest(r.positions) AS position;
+    IF v_is_ahead THEN
+        RAISE EXCEPTION 'occurred_at lies more than 5 minutes ahead' USING ERRCODE = 'AA002';
+    END IF;
+    IF NOT v_is_left THEN
+        RETURN;
+    END IF;
+    -- Left are the runs that end the group before them. Their keys are ours by now.
+    FOR v_run IN
+        SELECT * FROM split_reports(p_reports, p_window_seconds) ORDER BY device_id, metric, key_class, run
     LOOP
-        -- join_alert_group refuses what lies too far ahead.
-        IF v_key IS DISTINCT FROM r.key OR r.occurred_at > v_last_at + v_window
-            OR r.occurred_at > app_now() + interval '5 minutes' THEN
-            IF v_key = r.key THEN
-                -- The batch itself outruns the window: what it brought so far ends the old group.
-                UPDATE alert_groups SET last_occurrence_at = GREATEST(last_occurrence_at, v_last_at)
-                WHERE id = v_joined.group_id;
-            END IF;
+        IF group_ids[v_run.positions[1]] IS NULL THEN
             SELECT * INTO v_joined FROM join_alert_group(
-                r.device_id, r.metric, r.key_class, r.severity, r.occurred_at, p_window_seconds, 0);
-            v_key := r.key;
-            v_last_at := v_joined.last_occurrence_at;
-            v_opened := v_opened + v_joined.opened::integer;
+                v_run.device_id, v_run.metric, v_run.key_class, v_run.severity, v_run.begins_at, p_window_seconds, 0);
+            UPDATE alert_groups AS g
+            SET occurrence_count = g.occurrence_count + v_run.arrived,
+                open_alerts = g.open_alerts + v_run.arrived,
+                first_occurrence_at = LEAST(g.first_occurrence_at, v_run.first_at),
+                last_occurrence_at = GREATEST(g.last_occurrence_at, v_run.last_at),
+                severity = GREATEST(g.severity, v_run.severity)
+            WHERE g.id = v_joined.group_id
+            RETURNING g.occurrence_count INTO v_size;
+            FOREACH v_position IN ARRAY v_run.positions LOOP
+                group_ids[v_position] := v_joined.group_id;
+                opened[v_position] := v_joined.opened;
+            END LOOP;
+            groups_opened := groups_opened + v_joined.opened::integer;
+            largest_group := GREATEST(largest_group, v_size);
+        ELSIF v_run.first_at < v_run.begins_at THEN
+            -- A run is placed by the time of its first report; a later one that occurred earlier counts from here.
+            UPDATE alert_groups AS g SET first_occurrence_at = LEAST(g.first_occurrence_at, v_run.first_at)
+            WHERE g.id = group_ids[v_run.positions[1]];
         END IF;
-        v_last_at := GREATEST(v_last_at, r.occurred_at);
-        v_group_ids[r.position] := v_joined.group_id;
     END LOOP;
-    INSERT INTO tally_entries (groups_opened) VALUES (v_opened);
-    RETURN v_group_ids;
 END $$;
 CREATE FUNCTION public.raise_alert(p_device_id uuid, p_severity public.alert_severity, p_message text, p_metadata jsonb DEFAULT '{}'::jsonb, p_metric text DEFAULT ''::text, p_source text DEFAULT ''::text, p_occurred_at timestamp with time zone DEFAULT NULL::timestamp with time zone, p_escalate boolean DEFAULT true, p_reported_by text DEFAULT 'system'::text, p_key_class text DEFAULT NULL::text) RETURNS SETOF public.raised_alert
     LANGUAGE plpgsql
@@ -885,56 +921,67 @@ BEGIN
     RETURN NEXT ROW(v_id, v_state, v_group_id, v_duplicate_of, v_created_at, v_target_tta, v_target_ttr,
                     v_escalation_id)::raised_alert;
 END $$;
-CREATE FUNCTION public.raise_alerts(p_reports public.alert_report[], p_reported_by text DEFAULT 'system'::text) RETURNS TABLE(alert_id bigint, state public.alert_state, group_id bigint, duplicate_of bigint, created_at timestamp with time zone, target_tta integer, target_ttr integer, escalation_id bigint)
+CREATE FUNCTION public.raise_alerts(p_reports public.alert_report[]) RETURNS SETOF public.raised_alert
     LANGUAGE plpgsql
     AS $$
-#variable_conflict use_column
 DECLARE
     v_window_seconds integer := COALESCE(NULLIF(current_setting('app.window_seconds', true), ''), '300')::integer;
-    v_group_ids bigint[];
-    v_ids       bigint[];
+    v_placed         record;
+    v_raised         raised_alert[];
+    v_ids            bigint[];
+    v_written        text;
 BEGIN
-    v_group_ids := place_reports(p_reports, v_window_seconds);
-    SELECT array_agg(nextval(pg_get_serial_sequence('alerts', 'id'))) INTO v_ids
-    FROM generate_series(1, cardinality(p_reports));
-    PERFORM set_config('app.alerts_are_placed', 'true', true);
-    WITH raised AS (
+    v_placed := place_reports(p_reports, v_window_seconds);
+    v_written := set_config('app.alerts_are_placed', 'true', true);
+    WITH numbered AS (
+        SELECT r.*, CASE WHEN NOT r.opened THEN r.group_id END AS joined_id, nextval('alerts_id_seq') AS id
+        FROM unnest(p_reports, v_placed.group_ids, v_placed.opened)
+             AS r (device_id, severity, message, metadata, metric, source, occurred_at, escalate, key_class,
+                   reported_by, group_id, opened)
+    ), raised AS (
         INSERT INTO alerts (id, device_id, severity, message, metadata, metric, source, occurred_at, escalate,
                             key_class, reported_by, group_id, duplicate_of, state)
         SELECT n.id, n.device_id, n.severity, n.message, n.metadata, n.metric, n.source, n.occurred_at, n.escalate,
-               n.key_class, p_reported_by, n.group_id,
+               n.key_class, n.reported_by, n.group_id,
                COALESCE(o.id, NULLIF(n.first_id, n.id)), COALESCE(o.state, 'new')
-        FROM (
-            SELECT r.*, min(r.id) OVER (PARTITION BY r.group_id, r.message) AS first_id
-            FROM unnest(p_reports, v_group_ids, v_ids)
-                 AS r (device_id, severity, message, metadata, metric, source, occurred_at, escalate, key_class,
-                       group_id, id)
-        ) AS n
-        LEFT JOIN alerts AS o ON o.group_id = n.group_id AND md5(o.message) = md5(n.message) AND o.message = n.message
-            AND o.duplicate_of IS NULL AND o.state <> 'resolved'
+        FROM (SELECT *, min(id) OVER (PARTITION BY group_id, message) AS first_id FROM numbered) AS n
+        LEFT JOIN alerts AS o ON o.group_id = n.joined_id AND md5(o.message) = md5(n.message)
+            AND o.message = n.message AND o.duplicate_of IS NULL AND o.state <> 'resolved'
         ORDER BY n.id
-        RETURNING id, severity, state, duplicate_of, created_at
+        RETURNING id, severity, state, group_id, duplicate_of, created_at, reported_by
     ), states AS (
         INSERT INTO alert_states (alert_id, state, changed_by, actor_kind, created_at)
-        SELECT id, state, p_reported_by, 'system', created_at FROM raised
+        SELECT id, state, reported_by, 'system', created_at FROM raised
+    ), clocks AS (
+        INSERT INTO alert_slas (alert_id, severity, is_duplicate, started_at, target_tta, target_ttr,
+                                tta_due_at, ttr_due_at, next_due_at, acknowledged_at, actual_tta)
+        SELECT r.id, r.severity, r.duplicate_of IS NOT NULL, r.created_at, t.target_tta, t.target_ttr,
+               r.created_at + make_interval(mins => t.target_tta), r.created_at + make_interval(mins => t.target_ttr),
+               r.created_at + make_interval(mins => CASE r.state WHEN 'new' THEN t.target_tta ELSE t.target_ttr END),
+               CASE WHEN r.state <> 'new' THEN r.created_at END, CASE WHEN r.state <> 'new' THEN 0 END
+        FROM raised AS r JOIN sla_targets AS t ON t.severity = r.severity
+    ), tally AS (
+        INSERT INTO tally_entries (severity, state, alerts, groups_opened, largest_group)
+        SELECT r.severity, r.state, count(*), 0, 0 FROM raised AS r GROUP BY r.severity, r.state
+        UNION ALL
+        SELECT NULL, NULL, 0, v_placed.groups_opened, v_placed.largest_group
     )
-    INSERT INTO alert_slas (alert_id, severity, is_duplicate, started_at, target_tta, target_ttr,
-                            tta_due_at, ttr_due_at, next_due_at, acknowledged_at, actual_tta)
-    SELECT r.id, r.severity, r.duplicate_of IS NOT NULL, r.created_at, t.target_tta, t.target_ttr,
-           r.created_at + make_interval(mins => t.target_tta), r.created_at + make_interval(mins => t.target_ttr),
-           r.created_at + make_interval(mins => CASE r.state WHEN 'new' THEN t.target_tta ELSE t.target_ttr END),
-           CASE WHEN r.state <> 'new' THEN r.created_at END, CASE WHEN r.state <> 'new' THEN 0 END
-    FROM raised AS r JOIN sla_targets AS t USING (severity);
-    PERFORM set_config('app.alerts_are_placed', '', true);
-    PERFORM count_raised_alerts(v_ids);
-    PERFORM page_for_raised_alerts(v_ids);
+    SELECT array_agg(ROW(r.id, r.state, r.group_id, r.duplicate_of, r.created_at, t.target_tta, t.target_ttr,
+                         NULL)::raised_alert ORDER BY r.id),
+           array_agg(r.id ORDER BY r.id)
+    INTO v_raised, v_ids
+    FROM raised AS r JOIN sla_targets AS t ON t.severity = r.severity;
+    v_written := set_config('app.alerts_are_placed', '', true);
+    PERFORM page_for_raised_alerts(v_ids, v_placed.opened);
     RETURN QUERY
-    SELECT a.id, a.state, a.group_id, a.duplicate_of, a.created_at, s.target_tta, s.target_ttr, e.id
-    FROM unnest(v_ids) WITH ORDINALITY AS i (id, position)
-    JOIN alerts AS a ON a.id = i.id JOIN alert_slas AS s ON s.alert_id = i.id
-    LEFT JOIN escalations AS e ON e.device_id = a.device_id AND e.metric = a.metric AND e.key_class = a.key_class
+    SELECT r.alert_id, r.state, r.group_id, r.duplicate_of, r.created_at, r.target_tta, r.target_ttr, e.id
+    FROM unnest(v_raised, p_reports) WITH ORDINALITY
+         AS r (alert_id, state, group_id, duplicate_of, created_at, target_tta, target_ttr, escalation_id,
+               device_id, severity, message, metadata, metric, source, occurred_at, escalate, key_class, reported_by,
+               position)
+    LEFT JOIN escalations AS e ON e.device_id = r.device_id AND e.metric = r.metric AND e.key_class = r.key_class
         AND e.ended_at IS NULL
-    ORDER BY i.position;
+    ORDER BY r.position;
 END $$;
 CREATE FUNCTION public.record_group_status() RETURNS trigger
     LANGUAGE plpgsql
@@ -1015,6 +1062,24 @@ COMMENT ON TABLE public.sms_opt_outs IS 'numbers whose owner told the provider t
 CREATE FUNCTION public.sms_opted_out_at(p_number text) RETURNS timestamp with time zone
     LANGUAGE sql STABLE
     RETURN (SELECT o.opted_out_at FROM public.sms_opt_outs o WHERE (o.to_number = sms_opted_out_at.p_number));
+CREATE FUNCTION public.split_reports(p_reports public.alert_report[], p_window_seconds integer) RETURNS TABLE(device_id uuid, metric text, key_class text, run bigint, positions bigint[], arrived bigint, begins_at timestamp with time zone, first_at timestamp with time zone, last_at timestamp with time zone, severity public.alert_severity)
+    LANGUAGE sql STABLE
+    AS $$
+    SELECT c.device_id, c.metric, c.key_class, c.run, array_agg(c.position ORDER BY c.position), count(*),
+           (array_agg(c.occurred_at ORDER BY c.position))[1], min(c.occurred_at), max(c.occurred_at), max(c.severity)
+    FROM (
+        SELECT m.*, count(*) FILTER (WHERE m.occurred_at > m.latest_before + make_interval(secs => p_window_seconds))
+                    OVER (PARTITION BY m.device_id, m.metric, m.key_class ORDER BY m.position) AS run
+        FROM (
+            SELECT r.*, max(r.occurred_at) OVER (PARTITION BY r.device_id, r.metric, r.key_class ORDER BY r.position
+                                                 ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING) AS latest_before
+            FROM unnest(p_reports) WITH ORDINALITY
+                 AS r (device_id, severity, message, metadata, metric, source, occurred_at, escalate, key_class,
+                       reported_by, position)
+        ) AS m
+    ) AS c
+    GROUP BY c.device_id, c.metric, c.key_class, c.run;
+$$;
 CREATE FUNCTION public.start_escalation(p_alert public.alerts, p_policy public.escalation_policies, p_first_tier integer DEFAULT 1) RETURNS bigint
     LANGUAGE plpgsql
     AS $$
