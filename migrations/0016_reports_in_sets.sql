@@ -11,11 +11,13 @@ DROP FUNCTION count_raised_alerts;
 -- The reports of each key, cut where one comes later than the window after all before it: a run joins one group. Run 0
 -- is the first of its key; positions count the reports from 1.
 CREATE FUNCTION split_reports(p_reports alert_report[], p_window_seconds integer)
-RETURNS TABLE (device_id uuid, metric text, key_class text, run bigint, positions bigint[], arrived bigint,
-               begins_at timestamptz, first_at timestamptz, last_at timestamptz, severity alert_severity)
+RETURNS TABLE (device_id uuid, metric text, key_class text, run bigint, first_position bigint, positions bigint[],
+               arrived bigint, begins_at timestamptz, first_at timestamptz, last_at timestamptz,
+               severity alert_severity)
 LANGUAGE sql STABLE AS $$
-    SELECT c.device_id, c.metric, c.key_class, c.run, array_agg(c.position ORDER BY c.position), count(*),
-           (array_agg(c.occurred_at ORDER BY c.position))[1], min(c.occurred_at), max(c.occurred_at), max(c.severity)
+    SELECT c.device_id, c.metric, c.key_class, c.run, min(c.position), array_agg(c.position ORDER BY c.position),
+           count(*), (array_agg(c.occurred_at ORDER BY c.position))[1], min(c.occurred_at), max(c.occurred_at),
+           max(c.severity)
     FROM (
         SELECT m.*, count(*) FILTER (WHERE m.occurred_at > m.latest_before + make_interval(secs => p_window_seconds))
                     OVER (PARTITION BY m.device_id, m.metric, m.key_class ORDER BY m.position) AS run
@@ -66,7 +68,7 @@ BEGIN
         RETURNING g.id, g.device_id, g.metric, g.key_class, g.occurrence_count
     )
     SELECT array_agg(p.id ORDER BY position), array_agg(COALESCE(p.id = r.drawn_id, false) ORDER BY position),
-           count(*) FILTER (WHERE p.id = r.drawn_id AND position = r.positions[1]), max(p.occurrence_count),
+           count(*) FILTER (WHERE p.id = r.drawn_id AND position = r.first_position), max(p.occurrence_count),
            bool_or(p.id IS NULL OR r.first_at < r.begins_at), max(r.last_at) > app_now() + interval '5 minutes'
     INTO group_ids, opened, groups_opened, largest_group, v_is_left, v_is_ahead
     FROM runs AS r
@@ -84,7 +86,7 @@ BEGIN
     FOR v_run IN
         SELECT * FROM split_reports(p_reports, p_window_seconds) ORDER BY device_id, metric, key_class, run
     LOOP
-        IF group_ids[v_run.positions[1]] IS NULL THEN
+        IF group_ids[v_run.first_position] IS NULL THEN
             SELECT * INTO v_joined FROM join_alert_group(
                 v_run.device_id, v_run.metric, v_run.key_class, v_run.severity, v_run.begins_at, p_window_seconds, 0);
             UPDATE alert_groups AS g
@@ -104,7 +106,7 @@ BEGIN
         ELSIF v_run.first_at < v_run.begins_at THEN
             -- A run is placed by the time of its first report; a later one that occurred earlier counts from here.
             UPDATE alert_groups AS g SET first_occurrence_at = LEAST(g.first_occurrence_at, v_run.first_at)
-            WHERE g.id = group_ids[v_run.positions[1]];
+            WHERE g.id = group_ids[v_run.first_position];
         END IF;
     END LOOP;
 END $$;
