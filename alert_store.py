@@ -113,8 +113,8 @@ class AlertStore:
         self, connection: Connection, reports: Sequence[AlertReport], reported_by: str
     ) -> Sequence[Mapping[str, Any]]:
         """Record a batch and return one row per report, in order."""
-        document = json.dumps([{**_describe_report(report), "reported_by": reported_by} for report in reports])
-        return list(self._queries.raise_alerts(connection, reports=document))
+        document = json.dumps([_describe_report(report) for report in reports])
+        return list(self._queries.raise_alerts(connection, reports=document, reported_by=reported_by))
 
     def raise_each(
         self, connection: Connection, reports: Sequence[tuple[AlertReport, str]]

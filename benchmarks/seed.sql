@@ -31,18 +31,17 @@ WITH episodes AS MATERIALIZED (
     LIMIT :size
 )
 SELECT count(*) FROM raise_alerts(ARRAY(
-    SELECT ROW(device_id, severity, message, metadata, metric, 'gateway', occurred_at, true, severity::text,
-               'gateway ' || :first_device)::alert_report
+    SELECT ROW(device_id, severity, message, metadata, metric, 'gateway', occurred_at, true, severity::text)::alert_report
     FROM reports
-));
+), 'gateway ' || :first_device);
 
 -- name: raise_fresh$
 -- Raises critical alerts, each of a device of its own, in state new: what the acknowledgements take.
 SELECT count(*) FROM raise_alerts(ARRAY(
     SELECT ROW(gen_random_uuid(), 'critical', 'Temperature threshold exceeded', '{"temperature": 85.5}'::jsonb,
-               'temperature', 'fresh', app_now(), true, 'critical', 'gateway')::alert_report
+               'temperature', 'fresh', app_now(), true, 'critical')::alert_report
     FROM generate_series(1, :size)
-));
+), 'gateway');
 
 -- name: acknowledge_some!
 -- A person takes every tenth original of one batch in hand. Duplicates follow.

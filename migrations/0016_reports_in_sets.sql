@@ -1,7 +1,4 @@
--- Reports that come together are raised in passes over all of them: groups, alerts with first states and clocks, pages.
--- What gathers while others are recorded comes this way too, so that each report says who sent it.
-
-ALTER TYPE alert_report ADD ATTRIBUTE reported_by text;
+-- A batch is raised in passes over all of its reports: groups, alerts with first states and clocks, pages.
 
 DROP FUNCTION raise_alerts;
 DROP FUNCTION place_reports;
@@ -26,7 +23,7 @@ LANGUAGE sql STABLE AS $$
                                                  ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING) AS latest_before
             FROM unnest(p_reports) WITH ORDINALITY
                  AS r (device_id, severity, message, metadata, metric, source, occurred_at, escalate, key_class,
-                       reported_by, position)
+                       position)
         ) AS m
     ) AS c
     GROUP BY c.device_id, c.metric, c.key_class, c.run;
@@ -158,7 +155,7 @@ BEGIN
 END $$;
 
 -- Raises reports, all or nothing, as if they had come one by one. Returns one row per report, in order.
-CREATE FUNCTION raise_alerts(p_reports alert_report[]) RETURNS SETOF raised_alert
+CREATE FUNCTION raise_alerts(p_reports alert_report[], p_reported_by text DEFAULT 'system') RETURNS SETOF raised_alert
 LANGUAGE plpgsql AS $$
 DECLARE
     v_window_seconds integer := COALESCE(NULLIF(current_setting('app.window_seconds', true), ''), '300')::integer;
@@ -174,21 +171,21 @@ BEGIN
         SELECT r.*, CASE WHEN NOT r.opened THEN r.group_id END AS joined_id, nextval('alerts_id_seq') AS id
         FROM unnest(p_reports, v_placed.group_ids, v_placed.opened)
              AS r (device_id, severity, message, metadata, metric, source, occurred_at, escalate, key_class,
-                   reported_by, group_id, opened)
+                   group_id, opened)
     ), raised AS (
         INSERT INTO alerts (id, device_id, severity, message, metadata, metric, source, occurred_at, escalate,
                             key_class, reported_by, group_id, duplicate_of, state)
         SELECT n.id, n.device_id, n.severity, n.message, n.metadata, n.metric, n.source, n.occurred_at, n.escalate,
-               n.key_class, n.reported_by, n.group_id,
+               n.key_class, p_reported_by, n.group_id,
                COALESCE(o.id, NULLIF(n.first_id, n.id)), COALESCE(o.state, 'new')
         FROM (SELECT *, min(id) OVER (PARTITION BY group_id, message) AS first_id FROM numbered) AS n
         LEFT JOIN alerts AS o ON o.group_id = n.joined_id AND md5(o.message) = md5(n.message)
             AND o.message = n.message AND o.duplicate_of IS NULL AND o.state <> 'resolved'
         ORDER BY n.id
-        RETURNING id, severity, state, group_id, duplicate_of, created_at, reported_by
+        RETURNING id, severity, state, group_id, duplicate_of, created_at
     ), states AS (
         INSERT INTO alert_states (alert_id, state, changed_by, actor_kind, created_at)
-        SELECT id, state, reported_by, 'system', created_at FROM raised
+        SELECT id, state, p_reported_by, 'system', created_at FROM raised
     ), clocks AS (
         INSERT INTO alert_slas (alert_id, severity, is_duplicate, started_at, target_tta, target_ttr,
                                 tta_due_at, ttr_due_at, next_due_at, acknowledged_at, actual_tta)
@@ -215,8 +212,7 @@ BEGIN
     SELECT r.alert_id, r.state, r.group_id, r.duplicate_of, r.created_at, r.target_tta, r.target_ttr, e.id
     FROM unnest(v_raised, p_reports) WITH ORDINALITY
          AS r (alert_id, state, group_id, duplicate_of, created_at, target_tta, target_ttr, escalation_id,
-               device_id, severity, message, metadata, metric, source, occurred_at, escalate, key_class, reported_by,
-               position)
+               device_id, severity, message, metadata, metric, source, occurred_at, escalate, key_class, position)
     LEFT JOIN escalations AS e ON e.device_id = r.device_id AND e.metric = r.metric AND e.key_class = r.key_class
         AND e.ended_at IS NULL
     ORDER BY r.position;

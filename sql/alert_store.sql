@@ -17,16 +17,15 @@ CROSS JOIN LATERAL raise_alert(r.device_id, r.severity, r.message, r.metadata, r
                                r.escalate, r.reported_by, r.key_class) AS raised;
 
 -- name: raise_alerts
--- Records reports, all or nothing; one row per report, in order.
+-- Records a batch, all or nothing; one row per report, in order.
 SELECT * FROM raise_alerts(
     ARRAY(
         SELECT ROW(r.device_id, r.severity, r.message, r.metadata, r.metric, r.source,
-                   COALESCE(r.occurred_at, app_now()), r.escalate, COALESCE(r.key_class, r.severity::text),
-                   r.reported_by)::alert_report
+                   COALESCE(r.occurred_at, app_now()), r.escalate, COALESCE(r.key_class, r.severity::text))::alert_report
         FROM jsonb_to_recordset(:reports::jsonb)
              AS r (device_id uuid, severity alert_severity, message text, metadata jsonb, metric text, source text,
-                   occurred_at timestamptz, escalate boolean, key_class text, reported_by text)
-    ));
+                   occurred_at timestamptz, escalate boolean, key_class text)
+    ), :reported_by);
 
 -- name: get_alert^
 -- One alert with its clocks, its group and the last escalation that concerns it.

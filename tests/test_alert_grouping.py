@@ -277,8 +277,8 @@ class TestFutureTimes:
         # The second report lies within the window of the first: it must not slip through because it joins.
         with pytest.raises(psycopg2.Error) as caught:
             sql(
-                "SELECT * FROM raise_alerts(ARRAY(SELECT ROW(%s, 'low', 'm', '{}', '', '', now() + ahead, true, 'low',"
-                " 'gateway')::alert_report FROM unnest('{4 minutes,8 minutes}'::interval[]) AS ahead))",
+                "SELECT * FROM raise_alerts(ARRAY(SELECT ROW(%s, 'low', 'm', '{}', '', '', now() + ahead, true, 'low')"
+                "::alert_report FROM unnest('{4 minutes,8 minutes}'::interval[]) AS ahead))",
                 DEVICE,
             )
         assert caught.value.pgcode == "AA002"

@@ -280,11 +280,10 @@ def raise_batch(connection: Connection, count: int) -> list[int]:
             "metric": "metric 1",
             "source": "",
             "escalate": True,
-            "reported_by": "device",
         }
         for n in range(count)
     ]
-    rows = load_queries("alert_store").raise_alerts(connection, reports=json.dumps(reports))
+    rows = load_queries("alert_store").raise_alerts(connection, reports=json.dumps(reports), reported_by="device")
     return [int(row[0]) for row in rows]
 
 

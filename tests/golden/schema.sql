@@ -26,8 +26,7 @@ CREATE TYPE public.alert_report AS (
 	source text,
 	occurred_at timestamp with time zone,
 	escalate boolean,
-	key_class text,
-	reported_by text
+	key_class text
 );
 CREATE TYPE public.alert_resolution AS ENUM (
     'fixed',
@@ -921,7 +920,7 @@ BEGIN
     RETURN NEXT ROW(v_id, v_state, v_group_id, v_duplicate_of, v_created_at, v_target_tta, v_target_ttr,
                     v_escalation_id)::raised_alert;
 END $$;
-CREATE FUNCTION public.raise_alerts(p_reports public.alert_report[]) RETURNS SETOF public.raised_alert
+CREATE FUNCTION public.raise_alerts(p_reports public.alert_report[], p_reported_by text DEFAULT 'system'::text) RETURNS SETOF public.raised_alert
     LANGUAGE plpgsql
     AS $$
 DECLARE
@@ -937,21 +936,21 @@ BEGIN
         SELECT r.*, CASE WHEN NOT r.opened THEN r.group_id END AS joined_id, nextval('alerts_id_seq') AS id
         FROM unnest(p_reports, v_placed.group_ids, v_placed.opened)
              AS r (device_id, severity, message, metadata, metric, source, occurred_at, escalate, key_class,
-                   reported_by, group_id, opened)
+                   group_id, opened)
     ), raised AS (
         INSERT INTO alerts (id, device_id, severity, message, metadata, metric, source, occurred_at, escalate,
                             key_class, reported_by, group_id, duplicate_of, state)
         SELECT n.id, n.device_id, n.severity, n.message, n.metadata, n.metric, n.source, n.occurred_at, n.escalate,
-               n.key_class, n.reported_by, n.group_id,
+               n.key_class, p_reported_by, n.group_id,
                COALESCE(o.id, NULLIF(n.first_id, n.id)), COALESCE(o.state, 'new')
         FROM (SELECT *, min(id) OVER (PARTITION BY group_id, message) AS first_id FROM numbered) AS n
         LEFT JOIN alerts AS o ON o.group_id = n.joined_id AND md5(o.message) = md5(n.message)
             AND o.message = n.message AND o.duplicate_of IS NULL AND o.state <> 'resolved'
         ORDER BY n.id
-        RETURNING id, severity, state, group_id, duplicate_of, created_at, reported_by
+        RETURNING id, severity, state, group_id, duplicate_of, created_at
     ), states AS (
         INSERT INTO alert_states (alert_id, state, changed_by, actor_kind, created_at)
-        SELECT id, state, reported_by, 'system', created_at FROM raised
+        SELECT id, state, p_reported_by, 'system', created_at FROM raised
     ), clocks AS (
         INSERT INTO alert_slas (alert_id, severity, is_duplicate, started_at, target_tta, target_ttr,
                                 tta_due_at, ttr_due_at, next_due_at, acknowledged_at, actual_tta)
@@ -977,8 +976,7 @@ BEGIN
     SELECT r.alert_id, r.state, r.group_id, r.duplicate_of, r.created_at, r.target_tta, r.target_ttr, e.id
     FROM unnest(v_raised, p_reports) WITH ORDINALITY
          AS r (alert_id, state, group_id, duplicate_of, created_at, target_tta, target_ttr, escalation_id,
-               device_id, severity, message, metadata, metric, source, occurred_at, escalate, key_class, reported_by,
-               position)
+               device_id, severity, message, metadata, metric, source, occurred_at, escalate, key_class, position)
     LEFT JOIN escalations AS e ON e.device_id = r.device_id AND e.metric = r.metric AND e.key_class = r.key_class
         AND e.ended_at IS NULL
     ORDER BY r.position;
@@ -1076,7 +1074,7 @@ CREATE FUNCTION public.split_reports(p_reports public.alert_report[], p_window_s
                                                  ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING) AS latest_before
             FROM unnest(p_reports) WITH ORDINALITY
                  AS r (device_id, severity, message, metadata, metric, source, occurred_at, escalate, key_class,
-                       reported_by, position)
+                       position)
         ) AS m
     ) AS c
     GROUP BY c.device_id, c.metric, c.key_class, c.run;
