@@ -2,7 +2,6 @@
 
 DROP FUNCTION raise_alerts;
 DROP FUNCTION place_reports;
-DROP FUNCTION page_for_raised_alerts;
 DROP FUNCTION count_raised_alerts;
 
 -- The reports of each key, cut where one comes later than the window after all before it: a run joins one group. Run 0
@@ -29,12 +28,12 @@ LANGUAGE sql STABLE AS $$
     GROUP BY c.device_id, c.metric, c.key_class, c.run;
 $$;
 
--- Brings every report into its group and counts it there. Element n of group_ids and opened belongs to report n: its
--- group, and whether that group was opened by this batch. Keys are taken in sorted order, all of them by one statement,
--- so that two batches never wait for each other; within a key the reports come in the order given, as one by one.
+-- Brings every report into its group and counts it there. Element n of group_ids belongs to report n. Keys are taken in
+-- sorted order, all of them by one statement, so that two batches never wait for each other; within a key the reports
+-- come in the order given, as one by one.
 CREATE FUNCTION place_reports(
     p_reports alert_report[], p_window_seconds integer,
-    OUT group_ids bigint[], OUT opened boolean[], OUT groups_opened bigint, OUT largest_group bigint
+    OUT group_ids bigint[], OUT groups_opened bigint, OUT largest_group bigint
 )
 LANGUAGE plpgsql AS $$
 DECLARE
@@ -64,10 +63,10 @@ BEGIN
         WHERE EXCLUDED.first_occurrence_at <= g.last_occurrence_at + make_interval(secs => p_window_seconds)
         RETURNING g.id, g.device_id, g.metric, g.key_class, g.occurrence_count
     )
-    SELECT array_agg(p.id ORDER BY position), array_agg(COALESCE(p.id = r.drawn_id, false) ORDER BY position),
+    SELECT array_agg(p.id ORDER BY position),
            count(*) FILTER (WHERE p.id = r.drawn_id AND position = r.first_position), max(p.occurrence_count),
            bool_or(p.id IS NULL OR r.first_at < r.begins_at), max(r.last_at) > app_now() + interval '5 minutes'
-    INTO group_ids, opened, groups_opened, largest_group, v_is_left, v_is_ahead
+    INTO group_ids, groups_opened, largest_group, v_is_left, v_is_ahead
     FROM runs AS r
     LEFT JOIN placed AS p ON r.run = 0 AND p.device_id = r.device_id AND p.metric = r.metric
         AND p.key_class = r.key_class
@@ -79,7 +78,8 @@ BEGIN
         RETURN;
     END IF;
 
-    -- Left are the runs that end the group before them. Their keys are ours by now.
+    -- Left are the runs that found no group to join by that statement: most of them end the one before them. Their keys
+    -- are ours by now.
     FOR v_run IN
         SELECT * FROM split_reports(p_reports, p_window_seconds) ORDER BY device_id, metric, key_class, run
     LOOP
@@ -96,7 +96,6 @@ BEGIN
             RETURNING g.occurrence_count INTO v_size;
             FOREACH v_position IN ARRAY v_run.positions LOOP
                 group_ids[v_position] := v_joined.group_id;
-                opened[v_position] := v_joined.opened;
             END LOOP;
             groups_opened := groups_opened + v_joined.opened::integer;
             largest_group := GREATEST(largest_group, v_size);
@@ -106,52 +105,6 @@ BEGIN
             WHERE g.id = group_ids[v_run.first_position];
         END IF;
     END LOOP;
-END $$;
-
--- Pages for the first alert of each group that may page and has a policy, keys in sorted order as in place_reports.
--- p_opened says of each alert whether its group is new.
-CREATE FUNCTION page_for_raised_alerts(p_ids bigint[], p_opened boolean[]) RETURNS void
-LANGUAGE plpgsql AS $$
-DECLARE
-    v_left  bigint[];
-    v_alert alerts;
-BEGIN
-    IF NOT EXISTS (SELECT FROM sla_targets WHERE paging_policy_id IS NOT NULL) THEN
-        RETURN;
-    END IF;
-    WITH waiting AS (
-        SELECT DISTINCT ON (a.device_id, a.metric, a.key_class, a.group_id) a.*, t.paging_policy_id
-        FROM unnest(p_ids, p_opened) AS raised (id, opened)
-        JOIN alerts AS a ON a.id = raised.id JOIN sla_targets AS t ON t.severity = a.severity
-        WHERE t.paging_policy_id IS NOT NULL AND may_page(a)
-            AND (raised.opened AND a.duplicate_of IS NULL OR awaits_page(a.group_id, a.duplicate_of IS NOT NULL))
-        ORDER BY a.device_id, a.metric, a.key_class, a.group_id, a.id
-    ), started AS (
-        -- As in start_escalation. Triggers keep paging_policy_id true, so that one statement finds the policy as named.
-        INSERT INTO escalations AS e (alert_id, group_id, policy_id, device_id, due_at, next_pass, next_tier, severity,
-                                      metric, key_class, policy_name, rules)
-        SELECT w.id, w.group_id, p.id, w.device_id,
-               app_now() + make_interval(mins => (p.rules #>> '{tiers,0,delay_minutes}')::integer),
-               1, 1, w.severity, w.metric, w.key_class, p.name, p.rules
-        FROM waiting AS w JOIN escalation_policies AS p ON p.id = w.paging_policy_id
-        ORDER BY w.device_id, w.metric, w.key_class, w.group_id
-        ON CONFLICT (device_id, metric, key_class) WHERE ended_at IS NULL DO NOTHING
-        RETURNING e.id, e.group_id
-    ), named AS (
-        UPDATE alert_groups AS g SET escalation_id = s.id FROM started AS s WHERE g.id = s.group_id
-    )
-    SELECT array_agg(w.id ORDER BY w.device_id, w.metric, w.key_class, w.group_id) INTO v_left
-    FROM waiting AS w WHERE NOT EXISTS (SELECT FROM started AS s WHERE s.group_id = w.group_id);
-
-    -- Left are groups for whose key one runs already.
-    IF v_left IS NOT NULL THEN
-        FOR v_alert IN
-            SELECT a.* FROM unnest(v_left) WITH ORDINALITY AS l (id, position) JOIN alerts AS a ON a.id = l.id
-            ORDER BY l.position
-        LOOP
-            PERFORM page_for_alert(v_alert);
-        END LOOP;
-    END IF;
 END $$;
 
 -- Raises reports, all or nothing, as if they had come one by one. Returns one row per report, in order.
@@ -168,10 +121,10 @@ BEGIN
 
     v_written := set_config('app.alerts_are_placed', 'true', true);
     WITH numbered AS (
-        SELECT r.*, CASE WHEN NOT r.opened THEN r.group_id END AS joined_id, nextval('alerts_id_seq') AS id
-        FROM unnest(p_reports, v_placed.group_ids, v_placed.opened)
+        SELECT r.*, nextval('alerts_id_seq') AS id
+        FROM unnest(p_reports, v_placed.group_ids)
              AS r (device_id, severity, message, metadata, metric, source, occurred_at, escalate, key_class,
-                   group_id, opened)
+                   group_id)
     ), raised AS (
         INSERT INTO alerts (id, device_id, severity, message, metadata, metric, source, occurred_at, escalate,
                             key_class, reported_by, group_id, duplicate_of, state)
@@ -179,7 +132,7 @@ BEGIN
                n.key_class, p_reported_by, n.group_id,
                COALESCE(o.id, NULLIF(n.first_id, n.id)), COALESCE(o.state, 'new')
         FROM (SELECT *, min(id) OVER (PARTITION BY group_id, message) AS first_id FROM numbered) AS n
-        LEFT JOIN alerts AS o ON o.group_id = n.joined_id AND md5(o.message) = md5(n.message)
+        LEFT JOIN alerts AS o ON o.group_id = n.group_id AND md5(o.message) = md5(n.message)
             AND o.message = n.message AND o.duplicate_of IS NULL AND o.state <> 'resolved'
         ORDER BY n.id
         RETURNING id, severity, state, group_id, duplicate_of, created_at
@@ -207,7 +160,7 @@ BEGIN
     FROM raised AS r JOIN sla_targets AS t ON t.severity = r.severity;
     v_written := set_config('app.alerts_are_placed', '', true);
 
-    PERFORM page_for_raised_alerts(v_ids, v_placed.opened);
+    PERFORM page_for_raised_alerts(v_ids);
     RETURN QUERY
     SELECT r.alert_id, r.state, r.group_id, r.duplicate_of, r.created_at, r.target_tta, r.target_ttr, e.id
     FROM unnest(v_raised, p_reports) WITH ORDINALITY
